@@ -1,0 +1,1 @@
+"""Folders of photos: walk, sidecars, resumable batch runs. No torch."""

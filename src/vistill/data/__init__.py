@@ -1,0 +1,1 @@
+"""Data sets: records, sources, building and opening."""

@@ -1,0 +1,1 @@
+"""Caption metrics in numpy and Python: tokeniser, BLEU, ROUGE-L, CIDEr, bootstrap. No torch."""

@@ -1,0 +1,1 @@
+"""Networks: vision towers, mappers, language models, the captioner and its checkpoints."""

@@ -1,0 +1,1 @@
+"""Run bundles: preprocessing, sessions, decoding, pipelines. No torch."""

@@ -1,0 +1,1 @@
+"""Lightning training: one module, data module, optimiser, freezing, callbacks."""
