@@ -1,0 +1,68 @@
+"""The `vistill` command: one file a sub-command, and nothing heavy imported before one is chosen."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from vistill import __version__
+from vistill.errors import VistillError
+
+# A module that only an extra brings -> that extra.
+EXTRAS = {
+    "datasets": "data",
+    "hydra": "train",
+    "lightning": "train",
+    "omegaconf": "train",
+    "onnx": "train",
+    "onnxscript": "train",
+    "pyarrow": "parquet",
+    "pycocoevalcap": "eval",
+    "safetensors": "train",
+    "tensorboard": "train",
+    "timm": "train",
+    "torch": "train",
+    "transformers": "train",
+}
+
+app = typer.Typer(
+    name="vistill",
+    help="Small image-to-text models: caption pictures, build data, train, score and export.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"vistill {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop."),
+    ] = False,
+) -> None:
+    """Small image-to-text models: caption pictures, build data, train, score and export."""
+
+
+def main() -> None:
+    """Run the command line; an error meant for people becomes `error: ...` on stderr and exit code 2."""
+    try:
+        app()
+    except VistillError as error:
+        message = str(error)
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        message = f"this needs the package {error.name}: pip install 'vistill[{extra}]'"
+    else:
+        return
+    typer.echo(f"error: {message}", err=True)
+    sys.exit(2)
