@@ -1,0 +1,148 @@
+"""What a data set is made of: the records that sources yield and the one schema that is stored.
+
+A source (`vistill.data.sources`) only reads annotations: it yields an `Entry` for each picture, a `Dropped`
+for each thing it cannot use and an `Annotation` for each file it read. `vistill.data.dataset.build` opens
+the pictures and turns entries into rows of the schema, which are `Sample`s.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vistill.errors import DataError
+
+SPLITS = ("train", "dev", "test", "extra")
+
+_SPLIT_NAMES = {
+    **{name: "train" for name in ("train", "training", "trn")},
+    **{name: "dev" for name in ("dev", "val", "valid", "validation", "development")},
+    **{name: "test" for name in ("test", "testing", "tst")},
+    **{name: "extra" for name in ("extra", "unassigned", "none", "")},
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One stored picture with its text; the fields are the columns of a built data set, in this order.
+
+    `image` is the file's bytes as they lay on disk; `width` and `height` are of the upright picture.
+    """
+
+    key: str
+    image: bytes
+    width: int
+    height: int
+    captions: tuple[str, ...]
+    question: str = ""
+    answers: tuple[str, ...] = ()
+    split: str = "train"
+    source: str = ""
+    licence: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One picture as a source found it: nothing is opened yet, `path` exists, `key` is unique in the source."""
+
+    key: str
+    path: Path
+    captions: tuple[str, ...]
+    split: str
+    source: str
+    question: str = ""
+    answers: tuple[str, ...] = ()
+    licence: str = ""
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Something that is not in the built data set: `key` names it, `reason` is one of `REASONS` or
+    `image_` + one of `vistill.runtime.image.REASONS`, `detail` is the sentence for a person."""
+
+    key: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """An annotation file that a source has read; its hash goes into the report."""
+
+    path: Path
+
+
+Item = Entry | Dropped | Annotation
+
+REASONS: dict[str, str] = {
+    "stray_key": "an annotation whose key is not the name of a picture",
+    "missing_picture": "an annotation or a split names a picture that is not in the folder",
+    "unsafe_path": "a picture's name is absolute or leads out of its folder",
+    "bad_row": "an annotation row or line that cannot be read",
+    "not_utf8": "text or a file name that is not UTF-8",
+    "duplicate_key": "a second picture with a key that was already used; the first is kept",
+    "conflicting_split": "a picture listed in two splits; it stays in the one that is evaluated",
+    "skipped_split": "a picture of a split that an option excludes",
+    "no_caption": "a picture without any caption left",
+    "caption_empty": "a caption without any visible character",
+    "caption_too_short": "a caption with fewer letters and digits than `min_caption_chars`",
+    "caption_repeated": "a caption that repeats another of the same picture (only with `unique_captions`)",
+    "duplicate": "the same picture lies in a split that is evaluated",
+    "near_duplicate": "a nearly equal picture lies in a split that is evaluated",
+}
+
+
+def normalise_split(name: str, where: str) -> str:
+    """Return train, dev, test or extra for a split name of any common spelling.
+
+    Raises DataError naming `where` (file or folder) for any other word.
+    """
+    try:
+        return _SPLIT_NAMES[name.strip().lower()]
+    except KeyError:
+        known = ", ".join(sorted(n for n in _SPLIT_NAMES if n))
+        raise DataError(f"{where}: unknown split {name!r}; known are {known}") from None
+
+
+def clean_captions(
+    key: str, captions: Sequence[str], *, min_chars: int = 2, unique: bool = False
+) -> tuple[tuple[str, ...], list[Dropped]]:
+    """Return the usable captions of a picture and what was dropped of them.
+
+    White space (line ends too) becomes single blanks and control characters go; nothing else is changed. A
+    caption needs `min_chars` letters or digits. With `unique`, of captions equal but for case one stays.
+    """
+    kept: list[str] = []
+    dropped: list[Dropped] = []
+    seen: set[str] = set()
+    for number, raw in enumerate(captions):
+        text = tidy(raw)
+        letters = sum(char.isalnum() for char in text)
+        if not text:
+            dropped.append(Dropped(key, "caption_empty", f"caption {number} is empty"))
+        elif letters < min_chars:
+            detail = f"caption {number} is {text!r}: {letters} letters or digits, fewer than {min_chars}"
+            dropped.append(Dropped(key, "caption_too_short", detail))
+        elif unique and text.casefold() in seen:
+            dropped.append(Dropped(key, "caption_repeated", f"caption {number} repeats {text!r}"))
+        else:
+            seen.add(text.casefold())
+            kept.append(text)
+    return tuple(kept), dropped
+
+
+def tidy(text: str) -> str:
+    """Return `text` on one line, single blanks, without control characters or surrogates."""
+    line = " ".join(text.split())
+    if line.isascii() and line.isprintable():
+        return line
+    return re.sub(" +", " ", "".join(c for c in line if unicodedata.category(c) not in ("Cc", "Cs"))).strip()
+
+
+def count_reasons(dropped: Iterable[Dropped]) -> dict[str, int]:
+    """Return {reason: how many}, most frequent first."""
+    counts: dict[str, int] = {}
+    for item in dropped:
+        counts[item.reason] = counts.get(item.reason, 0) + 1
+    return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))

@@ -1,0 +1,189 @@
+"""The first two steps of a build: list what a source has (the plan), then open every picture once (the scan).
+
+Both are files of JSON lines in the working folder. The plan holds entries and what the source dropped, in the
+source's order; the scan holds, chunk by chunk of the plan, size and hashes of each picture or why it was
+dropped. No picture is kept in memory beyond its turn.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vistill.data.duplicates import difference_hash
+from vistill.data.records import Annotation, Dropped, Entry, Item, clean_captions
+from vistill.data.store import read_json_lines, write_json_lines
+from vistill.errors import DataError, ImageError
+from vistill.runtime.image import read_image
+
+CHUNK = 256  # pictures that one scan file covers: what a killed build has to open again
+
+
+@dataclass(frozen=True)
+class TextRules:
+    """Which captions are kept: at least `min_caption_chars` letters or digits, repeats or not, none or not."""
+
+    min_caption_chars: int = 2
+    unique_captions: bool = False
+    allow_uncaptioned: bool = False
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What the scan found of one entry; hashes are hexadecimal, `dhash` an unsigned 64-bit number."""
+
+    key: str
+    width: int
+    height: int
+    bytes: int
+    sha256: str
+    pixels: str
+    dhash: int
+
+
+def write_plan(items: Iterable[Item], path: Path, root: Path, rules: TextRules) -> dict[str, dict[str, Any]]:
+    """Write the plan in one run over the source, no picture opened; return {annotation: sha256 and bytes}."""
+    annotations: dict[str, dict[str, Any]] = {}
+
+    def rows() -> Iterator[dict[str, Any]]:
+        keys: set[str] = set()
+        for item in items:
+            if isinstance(item, Annotation):
+                annotations[_name(item.path, root)] = file_hash(item.path)
+            elif isinstance(item, Dropped):
+                yield _dropped_row(item)
+            elif item.key in keys:
+                yield _dropped_row(Dropped(item.key, "duplicate_key", f"again for {_name(item.path, root)}"))
+            elif not _encodable(item.key):
+                yield _dropped_row(Dropped(repr(item.key), "not_utf8", "the file's name is not UTF-8"))
+            else:
+                keys.add(item.key)
+                yield from _entry_rows(item, root, rules)
+
+    write_json_lines(path, rows())
+    return annotations
+
+
+def _entry_rows(entry: Entry, root: Path, rules: TextRules) -> Iterator[dict[str, Any]]:
+    captions, dropped = clean_captions(
+        entry.key, entry.captions, min_chars=rules.min_caption_chars, unique=rules.unique_captions
+    )
+    for item in dropped:
+        yield _dropped_row(item)
+    if not (captions or entry.question or rules.allow_uncaptioned):
+        detail = f"none of its {len(entry.captions)} captions is left" if entry.captions else "it has none"
+        yield _dropped_row(Dropped(entry.key, "no_caption", detail))
+        return
+    stat = entry.path.stat()
+    yield {
+        "key": entry.key,
+        "path": _name(entry.path, root),
+        "bytes": stat.st_size,
+        "modified": stat.st_mtime_ns,
+        "captions": captions,
+        "question": entry.question,
+        "answers": entry.answers,
+        "split": entry.split,
+        "source": entry.source,
+        "licence": entry.licence,
+    }
+
+
+def _dropped_row(item: Dropped) -> dict[str, Any]:
+    return {"dropped": item.key, "reason": item.reason, "detail": item.detail}
+
+
+def _name(path: Path, root: Path) -> str:
+    """Return `path` relative to `root` where it lies below it."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def file_hash(path: Path) -> dict[str, Any]:
+    """Return {sha256, bytes} of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"sha256": digest, "bytes": path.stat().st_size}
+
+
+def scan(folder: Path, root: Path, workers: int, advance: Callable[[int], None]) -> None:
+    """Open every picture of the plan that no scan file covers yet; `advance(n)` tells of n entries done."""
+    (folder / "scan").mkdir(exist_ok=True)
+    with ThreadPoolExecutor(workers) as pool:
+        for number, chunk in enumerate(chunks(plan_entries(folder))):
+            path = folder / "scan" / f"{number:06d}.jsonl"
+            if not path.exists():
+                write_json_lines(path, pool.map(lambda row: open_picture(row, root), chunk))
+            advance(len(chunk))
+
+
+def open_picture(row: dict[str, Any], root: Path) -> dict[str, Any]:
+    """Read and fully decode one picture of the plan; return its row of the scan."""
+    data = read_picture(row, root)
+    try:
+        image = read_image(data)
+    except ImageError as error:
+        return _dropped_row(Dropped(row["key"], f"image_{error.reason}", f"{row['path']}: {error.detail}"))
+    pixels = hashlib.sha256(f"{image.mode} {image.width}x{image.height} ".encode())
+    pixels.update(image.tobytes())
+    found = Picture(
+        key=row["key"],
+        width=image.width,
+        height=image.height,
+        bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        pixels=pixels.hexdigest(),
+        dhash=difference_hash(image),
+    )
+    return dict(vars(found))
+
+
+def read_picture(row: dict[str, Any], root: Path) -> bytes:
+    """Return the bytes of a planned picture; raises DataError when they have another length than planned."""
+    path = root / row["path"]
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read any more ({error.strerror}); start again with force"
+        ) from error
+    if len(data) != row["bytes"]:
+        raise DataError(f"{path}: changed while the data set was built; start again with force")
+    return data
+
+
+def chunks(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Yield lists of CHUNK rows, the last one shorter."""
+    chunk: list[dict[str, Any]] = []
+    for row in rows:
+        chunk.append(row)
+        if len(chunk) == CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def plan_entries(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the entries of the plan in order."""
+    return (row for row in read_json_lines(folder / "plan.jsonl") if "dropped" not in row)
+
+
+def dropped_rows(rows: Iterable[dict[str, Any]]) -> Iterator[Dropped]:
+    """Yield what rows of a plan or a scan say was dropped."""
+    return (Dropped(row["dropped"], row["reason"], row["detail"]) for row in rows if "dropped" in row)
+
+
+def scan_rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of the scan: one for each entry of the plan, in the same order."""
+    for path in sorted((folder / "scan").glob("*.jsonl")):
+        yield from read_json_lines(path)

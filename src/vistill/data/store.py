@@ -1,0 +1,154 @@
+"""Files of a built data set: atomic writes, and the Arrow folder that `datasets.load_from_disk` opens.
+
+A file is written under a temporary name, fsynced and renamed, so a file that exists under its final name is
+whole; that is all the journal a resumed build needs.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import astuple
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+from datasets import DatasetInfo, Features, Value
+from datasets import List as ListOf
+
+from vistill.data.records import Sample
+from vistill.errors import DataError
+
+FEATURES = Features(
+    {
+        "key": Value("string"),
+        "image": Value("binary"),
+        "width": Value("int32"),
+        "height": Value("int32"),
+        "captions": ListOf(Value("string")),
+        "question": Value("string"),
+        "answers": ListOf(Value("string")),
+        "split": Value("string"),
+        "source": Value("string"),
+        "licence": Value("string"),
+    }
+)
+COLUMNS = tuple(FEATURES)
+
+# A record batch is closed at either bound: random access reads little, and a build holds one batch in memory.
+BATCH_ROWS = 64
+BATCH_BYTES = 32 * 2**20
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary neighbour of `path` for writing; on success fsync it and rename it to `path`."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable, where the system lets a folder be synced."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked(path: Path, message: str) -> Iterator[None]:
+    """Hold an exclusive lock on `path` (created, removed at the end); raises DataError(message) if it is taken.
+
+    The system drops the lock of a killed process. Where there is no flock (Windows), nothing is locked.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    with path.open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(message) from None
+        yield
+        path.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    with atomic_file(path) as file:
+        file.write((json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
+
+
+def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one compact JSON object a line, atomically; lone surrogates of file names survive (ASCII only)."""
+    with atomic_file(path) as file:
+        for row in rows:
+            file.write(json.dumps(row, separators=(",", ":")).encode("ascii") + b"\n")
+
+
+def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a file that `write_json_lines` wrote."""
+    with path.open("rb") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def write_shard(path: Path, samples: Iterable[Sample]) -> None:
+    """Write samples as one Arrow stream file, atomically, holding one record batch at a time."""
+    schema = FEATURES.arrow_schema
+    with atomic_file(path) as file, pa.ipc.new_stream(file, schema) as writer:
+        rows: list[Sample] = []
+        size = 0
+        for sample in samples:
+            if rows and (len(rows) == BATCH_ROWS or size + len(sample.image) > BATCH_BYTES):
+                writer.write_batch(_batch(rows, schema))
+                rows, size = [], 0
+            rows.append(sample)
+            size += len(sample.image)
+        if rows:
+            writer.write_batch(_batch(rows, schema))
+
+
+def _batch(rows: list[Sample], schema: pa.Schema) -> pa.RecordBatch:
+    columns = zip(*(astuple(row) for row in rows), strict=True)
+    arrays = [pa.array(list(column), field.type) for column, field in zip(columns, schema, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def shard_name(number: int, count: int) -> str:
+    """Return the file name `datasets` uses for shard `number` of `count`."""
+    return f"data-{number:05d}-of-{count:05d}.arrow"
+
+
+def write_split_metadata(folder: Path, files: list[str], fingerprint: str) -> None:
+    """Write what `load_from_disk` needs beside the shards: dataset_info.json and state.json."""
+    info: dict[str, Any] = {
+        "citation": "",
+        "description": "",
+        "features": FEATURES.to_dict(),
+        "homepage": "",
+        "license": "",
+    }
+    assert DatasetInfo.from_dict(info).features == FEATURES
+    write_json(folder / "dataset_info.json", info)
+    state = {
+        "_data_files": [{"filename": name} for name in files],
+        "_fingerprint": fingerprint[:16],
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": None,
+    }
+    write_json(folder / "state.json", state)
