@@ -6,13 +6,12 @@ same to a model wherever it is met.
     source -> read_image -> RGB, upright PIL image -> to_array -> float32 [3, H, W]
 
 Pictures are hostile until proven otherwise: bytes are counted before they are read, pixels before they are
-decoded, only the formats of `FORMATS` are ever opened (none of them runs a program), and whatever a decoder
-raises comes out as one `ImageError` with a reason out of `REASONS`.
+decoded, only the formats of `formats.FORMATS` are ever opened (none of them runs a program), and whatever a
+decoder raises comes out as one `ImageError` with a reason out of `REASONS`.
 """
 
 import errno
 import hashlib
-import importlib
 import io
 import json
 import math
@@ -25,9 +24,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, features
+from PIL import Image
 
 from vistill.errors import ConfigError, ImageError
+from vistill.runtime.formats import ends_early, open_header, sniff
 
 REASONS: dict[str, str] = {
     "missing": "there is no such file",
@@ -42,55 +42,6 @@ REASONS: dict[str, str] = {
     "corrupt": "the bytes name a format but do not follow it",
     "out_of_memory": "decoding needs more memory than there is",
 }
-
-# Format -> Pillow module, class, and the optional codec it needs. The classes are called directly and not
-# through Image.open: that skips the import of 45 plugins, the global MAX_IMAGE_PIXELS (ours is an argument),
-# and, for JPEG, the multi-picture index whose faults must not cost us the first picture.
-FORMATS: dict[str, tuple[str, str, str | None]] = {
-    "JPEG": ("JpegImagePlugin", "JpegImageFile", None),
-    "PNG": ("PngImagePlugin", "PngImageFile", None),
-    "GIF": ("GifImagePlugin", "GifImageFile", None),
-    "WEBP": ("WebPImagePlugin", "WebPImageFile", "webp"),
-    "TIFF": ("TiffImagePlugin", "TiffImageFile", None),
-    "BMP": ("BmpImagePlugin", "BmpImageFile", None),
-    "PPM": ("PpmImagePlugin", "PpmImageFile", None),
-    "JPEG2000": ("Jpeg2KImagePlugin", "Jpeg2KImageFile", "jpg_2000"),
-    "AVIF": ("AvifImagePlugin", "AvifImageFile", "avif"),
-}
-
-_SIGNATURES: tuple[tuple[bytes, str], ...] = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"GIF87a", "GIF"),
-    (b"GIF89a", "GIF"),
-    (b"II*\0", "TIFF"),
-    (b"MM\0*", "TIFF"),
-    (b"II+\0", "TIFF"),
-    (b"MM\0+", "TIFF"),
-    (b"\xff\x4f\xff\x51", "JPEG2000"),
-    (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG2000"),
-    (b"BM", "BMP"),
-    *((b"P%d" % n, "PPM") for n in range(1, 7)),
-)
-
-# Recognised so that the message can say what the file is.
-_FOREIGN: tuple[tuple[bytes, str], ...] = (
-    (b"%PDF", "a PDF document"),
-    (b"%!PS", "a PostScript document"),
-    (b"\xc5\xd0\xd3\xc6", "a PostScript document"),
-    (b"8BPS", "a Photoshop document"),
-    (b"<svg", "an SVG drawing"),
-    (b"<?xml", "an XML or SVG document"),
-    (b"\xff\x0a", "a JPEG XL picture"),
-    (b"\0\0\0\x0cJXL ", "a JPEG XL picture"),
-    (b"\0\0\x01\0", "an icon"),
-    (b"icns", "an icon"),
-    (b"qoif", "a QOI picture"),
-    (b"DDS ", "a DDS texture"),
-    (b"\x76\x2f\x31\x01", "an OpenEXR picture"),
-    (b"FUJIFILMCCD-RAW", "a camera raw file"),
-    (b"\x1aE\xdf\xa3", "a video"),
-)
 
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
@@ -116,8 +67,8 @@ class Preprocess:
     """How an RGB picture becomes an array. Stored in every bundle and checkpoint.
 
     size: (H, W) in pixels. mean, std: of R, G, B on the 0..1 scale.
-    resize: "squash" scales the full frame to H x W; "crop" scales until H x W is covered and keeps the centre;
-    "pad" scales until it fits and fills the rest with the mean colour (zero in the array).
+    resize: "squash" scales the full frame to H x W; "crop" scales until H x W is covered and keeps the
+    centre; "pad" scales until it fits and fills the rest with the mean colour (zero in the array).
     interpolation: "nearest", "bilinear", "bicubic" or "lanczos", with antialiasing (Pillow's resize).
     """
 
@@ -261,8 +212,8 @@ class AugmentSpec:
 def augment(image: Image.Image, spec: AugmentSpec, seed: int) -> tuple[Image.Image, bool]:
     """A random crop, mirroring and colour change of an RGB picture, decided by `seed` alone.
 
-    Returns the picture (its size is the crop's; `to_array` resizes it) and whether it was mirrored, so that the
-    caller can swap "left" and "right" in its captions.
+    Returns the picture (its size is the crop's; `to_array` resizes it) and whether it was mirrored, so that
+    the caller can swap "left" and "right" in its captions.
     """
     rng = np.random.default_rng(seed)
     area = rng.uniform(*spec.crop_scale)
@@ -313,8 +264,8 @@ def _read_file(path: str | Path, limits: Limits) -> bytes:
 def _guarded(name: str, data: bytes, decode: Any) -> Image.Image:
     """Run a decoder; whatever it raises leaves as ImageError.
 
-    Broken files make Pillow raise nearly anything (OSError, SyntaxError, ValueError, struct.error, IndexError,
-    OverflowError, zlib.error ...), which is why Exception is caught: the decoder is the fault line.
+    Broken files make Pillow raise nearly anything (OSError, SyntaxError, ValueError, struct.error,
+    IndexError, OverflowError, zlib.error ...), which is why Exception is caught: here is the fault line.
     """
     try:
         image: Image.Image = decode()
@@ -326,67 +277,23 @@ def _guarded(name: str, data: bytes, decode: Any) -> Image.Image:
         raise ImageError("too_many_pixels", f"{name}: {error}") from error
     except Exception as error:
         text = f"{error}" or type(error).__name__
-        early = "truncated" in text.lower() or _ends_early(data)
+        early = "truncated" in text.lower() or ends_early(data)
         raise ImageError("truncated" if early else "corrupt", f"{name}: {text}") from error
     return image
 
 
 def _decode(data: bytes, name: str, limits: Limits, target: tuple[int, int] | None) -> Image.Image:
-    kind = _sniff(data, name)
-    image = _open(kind, data, name)
+    kind = sniff(data, name)
+    image = open_header(kind, data, name)
     if kind == "TIFF":  # a small picture may be stored in one enormous tile
-        tile = image.tag_v2.get(322, 1) * image.tag_v2.get(323, 1)
-        _check_pixels(tile, f"{name}, in one tile,", limits)
+        sides = [image.tag_v2.get(tag, 1) for tag in (322, 323)]
+        if not all(isinstance(side, int) for side in sides):
+            raise ImageError("corrupt", f"{name}: the tile size is not a number")
+        _check_pixels(sides[0] * sides[1], f"{name}, in one tile,", limits)
     _check_pixels(image.width * image.height, name, limits)
     if kind == "JPEG" and target is not None:
         image.draft(None, (2 * max(target), 2 * max(target)))
     return _upright_rgb(image, name, limits)
-
-
-def _sniff(data: bytes, name: str) -> str:
-    """The format by the first bytes, never by the file's name. Raises ImageError for all but `FORMATS`."""
-    for signature, kind in _SIGNATURES:
-        if data.startswith(signature):
-            return kind
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
-    if data[4:8] == b"ftyp":
-        length = min(int.from_bytes(data[:4], "big"), 256)
-        brands = {data[8:12], *(data[i : i + 4] for i in range(16, length - 3, 4))}
-        if brands & {b"avif", b"avis"}:
-            return "AVIF"
-        if brands & {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}:
-            return "HEIC"
-        raise ImageError("unsupported_format", f"{name} is a video or a camera raw file")
-    for signature, what in _FOREIGN:
-        if data.lstrip().startswith(signature) or data.startswith(signature):
-            known = ", ".join(FORMATS)
-            raise ImageError(
-                "unsupported_format", f"{name} is {what}; decoded are {known}, HEIC with pillow-heif"
-            )
-    raise ImageError("not_an_image", f"{name} starts with {data[:8]!r}, which no picture format does")
-
-
-def _open(kind: str, data: bytes, name: str) -> Any:
-    """A lazily opened Pillow picture: the header is read, the pixels are not."""
-    if kind == "HEIC":
-        try:
-            module: Any = importlib.import_module("pillow_heif")
-        except ImportError as error:
-            raise ImageError("unsupported_format", f"{name} is HEIC: pip install pillow-heif") from error
-        return module.HeifImageFile(io.BytesIO(data))
-    module_name, class_name, codec = FORMATS[kind]
-    if codec is not None and not _has_codec(codec):
-        raise ImageError("unsupported_format", f"{name} is {kind}, which this build of Pillow cannot decode")
-    module = importlib.import_module(f"PIL.{module_name}")
-    return getattr(module, class_name)(io.BytesIO(data))
-
-
-def _has_codec(codec: str) -> bool:
-    try:
-        return bool(features.check(codec))
-    except ValueError:  # a Pillow older than the codec
-        return False
 
 
 def _check_pixels(pixels: int, name: str, limits: Limits) -> None:
@@ -396,36 +303,6 @@ def _check_pixels(pixels: int, name: str, limits: Limits) -> None:
         raise ImageError(
             "too_many_pixels", f"{name} has {pixels:,} pixels, the limit is {limits.max_pixels:,}"
         )
-
-
-def _ends_early(data: bytes) -> bool:
-    """Whether bytes that failed to decode lack their format's end; tells "truncated" from "corrupt"."""
-    if data[:3] == b"\xff\xd8\xff" or data[:4] == b"\xff\x4f\xff\x51":
-        return not data.rstrip(b"\0").endswith(b"\xff\xd9")
-    if data[:4] == b"\x89PNG":
-        return b"IEND" not in data[-64:]
-    if data[:4] == b"GIF8":
-        return not data.rstrip(b"\0").endswith(b"\x3b")
-    if data[:4] == b"RIFF":
-        return len(data) < int.from_bytes(data[4:8], "little") + 8
-    if data[:2] == b"BM":
-        return len(data) < int.from_bytes(data[2:6], "little")
-    if data[4:8] in (b"ftyp", b"jP  "):
-        return _last_box_end(data) > len(data)
-    return False
-
-
-def _last_box_end(data: bytes) -> int:
-    """Where the last top-level box of an ISO media file says that it ends."""
-    at = 0
-    while at + 8 <= len(data):
-        size = int.from_bytes(data[at : at + 4], "big")
-        if size == 1:
-            size = int.from_bytes(data[at + 8 : at + 16], "big")
-        if size < 8:  # 0 means "to the end of the file"
-            return len(data)
-        at += size
-    return at + (8 if at < len(data) else 0)
 
 
 def _upright_rgb(image: Image.Image, name: str, limits: Limits) -> Image.Image:
@@ -445,7 +322,7 @@ def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
         return int(value) if value in _UPRIGHT else 1
-    except Exception:
+    except Exception:  # noqa: BLE001
         return 1
 
 
@@ -465,8 +342,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _grey8(values: NDArray[Any], sixteen: bool) -> NDArray[np.uint8]:
-    """Deep grey [H, W] as uint8. Integers in 0..65535 count as 16-bit samples, floats in 0..1 as shares of
-    white, floats in 0..255 as 8-bit samples; any other range is stretched from its lowest to its highest value.
+    """Deep grey [H, W] as uint8.
+
+    Integers in 0..65535 count as 16-bit samples, floats in 0..1 as shares of white, floats in 0..255 as
+    8-bit samples; any other range is stretched from its lowest to its highest value.
     """
     values = np.nan_to_num(values.astype(np.float32), posinf=0, neginf=0)
     low, high = float(values.min()), float(values.max())
@@ -504,8 +383,10 @@ def _through_profile(image: Image.Image) -> Image.Image:
 
 
 def _resize(image: Image.Image, spec: Preprocess) -> Image.Image:
-    """The RGB picture at exactly spec.size. No step is larger than the source or the result, so that a picture
-    of 10000 x 1 costs no more than any other."""
+    """The RGB picture at exactly spec.size.
+
+    No step is larger than the source or the result: 10000 x 1 pixels cost no more than any other picture.
+    """
     height, width = spec.size
     resample = _RESAMPLE[spec.interpolation]
     box: tuple[float, float, float, float] = (0, 0, image.width, image.height)
@@ -529,8 +410,10 @@ def _resize(image: Image.Image, spec: Preprocess) -> Image.Image:
 
 
 def _jitter(image: Image.Image, brightness: float, contrast: float, saturation: float) -> Image.Image:
-    """Brightness, contrast about the mean grey, saturation about each pixel's grey, in this order. All three are
-    affine in RGB, so they are one colour matrix: one pass, one rounding, one clipping."""
+    """Brightness, contrast about the mean grey, saturation about each pixel's grey, in this order.
+
+    All three are affine in RGB, so they are one colour matrix: one pass, one rounding, one clipping.
+    """
     grey = (0.299, 0.587, 0.114)
     mean = float(np.asarray(image.convert("L")).mean())
     gain = brightness * contrast
