@@ -1,0 +1,97 @@
+"""The commands in README.md and docs/ do what they say.
+
+A fenced block after a line `<!-- test -->` is run by bash in a temporary folder that holds `samples/`; if the next
+block follows a line `<!-- output -->`, it is what the commands print on stdout. `<!-- test: slow -->` marks the test
+as slow.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"<!-- (test|output)(?:: (slow))? -->\n+```\w*\n(.*?)```", re.DOTALL)
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+IMAGE = re.compile(r'<img [^>]*src="([^"]+)"')
+
+
+@dataclass(frozen=True)
+class Block:
+    page: str
+    number: int
+    commands: str
+    output: str | None
+    slow: bool
+
+
+def blocks() -> list[Block]:
+    found: list[Block] = []
+    for page in PAGES:
+        for number, (kind, slow, text) in enumerate(FENCE.findall(page.read_text(encoding="utf-8"))):
+            if kind == "output":
+                last = found.pop()
+                found.append(Block(last.page, last.number, last.commands, text, last.slow))
+            else:
+                found.append(Block(page.name, number, text, None, bool(slow)))
+    return found
+
+
+def parameters() -> list[object]:
+    return [
+        pytest.param(block, id=f"{block.page}-{block.number}", marks=[pytest.mark.slow] if block.slow else [])
+        for block in blocks()
+    ]
+
+
+@pytest.mark.parametrize("block", parameters())
+@pytest.mark.usefixtures("shipped_bundle")
+def test_commands_work(block: Block, tmp_path: Path) -> None:
+    (tmp_path / "samples").symlink_to(ROOT / "samples", target_is_directory=True)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block.commands],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": path, "NO_COLOR": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    if block.output is not None:
+        assert done.stdout.strip() == block.output.strip()
+
+
+def test_the_readme_is_tested() -> None:
+    assert any(block.page == "README.md" for block in blocks())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_pictures_are_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target in [*LINK.findall(text), *IMAGE.findall(text)]:
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} points to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_are_there(page: Path) -> None:
+    """Names like `runtime/image.py` are read from src/vistill or from the repository."""
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(r"`((?:[a-z0-9_]+/)+[a-z0-9_]+\.(?:py|yaml|css))`", text):
+        places = [ROOT / name, ROOT / "src" / "vistill" / name, ROOT / "src" / name]
+        assert any(place.exists() for place in places), f"{page.name} names {name}"
+
+
+def test_the_two_set_up_commands_are_scripts(root: Path) -> None:
+    text = (root / "README.md").read_text(encoding="utf-8")
+    for script in ("scripts/demo.sh", "scripts/test.sh"):
+        assert script in text
+        assert os.access(root / script, os.X_OK)
