@@ -17,7 +17,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -122,7 +122,7 @@ class Limits:
     """What a picture may ask for. The defaults take any phone or scanner picture up to 67 megapixels.
 
     max_pixels is compared with the size in the header, before a pixel is decoded: a GIF of 425 bytes can ask
-    for 68 million. A decoded pixel takes 4 bytes.
+    for 68 million. A decoded pixel takes 4 bytes. Pillow refuses TIFF and WebP above 179 megapixels by itself.
     """
 
     max_bytes: int = 128 * 2**20
@@ -261,14 +261,14 @@ def _read_file(path: str | Path, limits: Limits) -> bytes:
         raise ImageError("missing", f"{name}: {error}") from error
 
 
-def _guarded(name: str, data: bytes, decode: Any) -> Image.Image:
+def _guarded(name: str, data: bytes, decode: Callable[[], Image.Image]) -> Image.Image:
     """Run a decoder; whatever it raises leaves as ImageError.
 
     Broken files make Pillow raise nearly anything (OSError, SyntaxError, ValueError, struct.error,
     IndexError, OverflowError, zlib.error ...), which is why Exception is caught: here is the fault line.
     """
     try:
-        image: Image.Image = decode()
+        return decode()
     except ImageError:
         raise
     except MemoryError as error:
@@ -279,7 +279,6 @@ def _guarded(name: str, data: bytes, decode: Any) -> Image.Image:
         text = f"{error}" or type(error).__name__
         early = "truncated" in text.lower() or ends_early(data)
         raise ImageError("truncated" if early else "corrupt", f"{name}: {text}") from error
-    return image
 
 
 def _decode(data: bytes, name: str, limits: Limits, target: tuple[int, int] | None) -> Image.Image:
@@ -347,6 +346,8 @@ def _grey8(values: NDArray[Any], sixteen: bool) -> NDArray[np.uint8]:
     Integers in 0..65535 count as 16-bit samples, floats in 0..1 as shares of white, floats in 0..255 as
     8-bit samples; any other range is stretched from its lowest to its highest value.
     """
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2:
+        return np.rint(np.arange(65536) / 257).astype(np.uint8)[values]
     values = np.nan_to_num(values.astype(np.float32), posinf=0, neginf=0)
     low, high = float(values.min()), float(values.max())
     if low >= 0 and high <= (65535 if sixteen else 255):
