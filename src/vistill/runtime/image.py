@@ -122,7 +122,7 @@ class Limits:
     """What a picture may ask for. The defaults take any phone or scanner picture up to 67 megapixels.
 
     max_pixels is compared with the size in the header, before a pixel is decoded: a GIF of 425 bytes can ask
-    for 68 million. A decoded pixel takes 4 bytes. Pillow refuses TIFF and WebP above 179 megapixels by itself.
+    for 68 million. A decoded pixel takes 4 bytes. Pillow itself refuses TIFF and WebP above 179 megapixels.
     """
 
     max_bytes: int = 128 * 2**20
