@@ -1,0 +1,326 @@
+"""Caption files that survive a kill at any moment: JSON lines, CSV, Parquet.
+
+JSON lines and CSV are appended to, a batch at a time, each batch forced to disk. A kill can tear only the
+last record; the next run cuts the torn end off, reads which pictures are there, and goes on behind them.
+Parquet cannot be appended to: its rows go to a journal of JSON lines beside it, which `finish` turns
+into the Parquet file, under a temporary name that it then renames.
+
+Only captions are kept. A picture that failed has no row, so the next run tries it again.
+"""
+
+import csv
+import importlib.util
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from vistill.errors import ConfigError, DataError
+
+SUFFIXES = (".jsonl", ".csv", ".parquet")
+_ROWS_IN_MEMORY = 10_000
+
+
+@dataclass(frozen=True)
+class Row:
+    """One picture's outcome: its best caption and, where several were asked for, all with their scores."""
+
+    path: str
+    caption: str
+    captions: tuple[tuple[str, float], ...] = ()
+
+
+class Output(Protocol):
+    """Where rows go."""
+
+    path: Path
+
+    def has(self, path: str) -> bool:
+        """Whether an earlier run wrote this picture's row."""
+        ...
+
+    def write(self, rows: Sequence[Row]) -> None: ...
+    def finish(self) -> None: ...
+    def close(self) -> None: ...
+
+
+def open_output(path: Path, ranked: bool, overwrite: bool = False) -> Output:
+    """Open a caption file for going on, or from the start if `overwrite`.
+
+    ranked: rows carry several captions with scores. Raises ConfigError for an unknown suffix or if Parquet is
+    asked for without pyarrow, DataError if the file is not a caption file, is in use or cannot be written.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ConfigError(f"--out {path}: the name must end in {', '.join(SUFFIXES)}")
+    try:
+        if suffix == ".parquet":
+            return ParquetOutput(path, ranked, overwrite)
+        if suffix == ".csv":
+            return TextOutput(path, _csv_header(ranked), _csv_row, _csv_paths, overwrite)
+        return TextOutput(path, b"", _json_row, _json_paths, overwrite)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def same_picture(path: str) -> str:
+    """The key by which pictures are told apart: photos/a.jpg and ./photos/a.jpg are one."""
+    return os.path.abspath(path)
+
+
+class TextOutput:
+    """An append-only file of records.
+
+    scan(file, path, header) yields, for every whole record, the picture's path (None for a header) and the
+    record's end; it raises DataError where the file was not written by this class.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        header: bytes,
+        encode: Callable[[Row], bytes],
+        scan: Callable[[BinaryIO, Path, bytes], Iterator[tuple[str | None, int]]],
+        overwrite: bool,
+    ) -> None:
+        self.path = path
+        self._done: set[str] = set()
+        self._encode = encode
+        path.touch(exist_ok=True)
+        self._file = open(path, "r+b")  # noqa: SIM115 - held open and locked until close()
+        try:
+            _lock(self._file, path)
+            if overwrite:
+                self._file.truncate(0)
+            end = 0
+            for found, record_end in scan(self._file, path, header):
+                end = record_end
+                if found is not None:
+                    self._done.add(same_picture(found))
+            self._file.truncate(end)
+            self._file.seek(end)
+            if end == 0 and header:
+                self._append(header)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def has(self, path: str) -> bool:
+        return same_picture(path) in self._done
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Append the rows and force them to disk. Raises DataError if the disk refuses."""
+        self._append(b"".join(self._encode(row) for row in rows))
+
+    def finish(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _append(self, data: bytes) -> None:
+        try:
+            self._file.write(data)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise DataError(f"cannot write {self.path}: {error.strerror}; run again to go on") from error
+
+
+class ParquetOutput:
+    """A Parquet file that gets the rows of its journal when the run ends."""
+
+    def __init__(self, path: Path, ranked: bool, overwrite: bool) -> None:
+        if importlib.util.find_spec("pyarrow") is None:
+            way_out = "pip install 'vistill[parquet]', or write .jsonl or .csv"
+            raise ConfigError(f"--out {path} needs the package pyarrow: {way_out}")
+        self.path = path
+        self._ranked = ranked
+        self._keep = path.exists() and not overwrite
+        journal = path.with_name(path.name + ".journal.jsonl")
+        self._journal = TextOutput(journal, b"", _json_row, _json_paths, overwrite)
+        self._done: set[str] = set()
+        try:
+            if self._keep:
+                self._done = {same_picture(found) for found in self._paths()}
+        except BaseException:
+            self.close()
+            raise
+
+    def has(self, path: str) -> bool:
+        path = printable_utf8(path)
+        return same_picture(path) in self._done or self._journal.has(path)
+
+    def write(self, rows: Sequence[Row]) -> None:
+        self._journal.write([Row(printable_utf8(r.path), r.caption, r.captions) for r in rows])
+
+    def finish(self) -> None:
+        """Old rows and the journal's into a new file, which replaces the old; then the journal goes."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        schema = pa.schema([("path", pa.string()), ("caption", pa.string())])
+        if self._ranked:
+            ranked = pa.list_(pa.struct([("text", pa.string()), ("score", pa.float64())]))
+            schema = schema.append(pa.field("captions", ranked))
+        try:
+            with pq.ParquetWriter(temporary, schema) as writer:
+                kept: set[str] = set()
+                if self._keep:
+                    kept = set(self._paths())
+                    for batch in pq.ParquetFile(self.path).iter_batches(_ROWS_IN_MEMORY):
+                        writer.write_batch(_like(batch, schema, self.path))
+                for rows in _chunks(self._journal_rows(kept), _ROWS_IN_MEMORY):
+                    writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, self.path)
+        except OSError as error:
+            raise DataError(f"cannot write {self.path}: {error}; run again to go on") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+        self.close()
+        self._journal.path.unlink()
+
+    def close(self) -> None:
+        self._journal.close()
+
+    def _paths(self) -> Iterator[str]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            for batch in pq.ParquetFile(self.path).iter_batches(_ROWS_IN_MEMORY, columns=["path"]):
+                yield from batch.column("path").to_pylist()
+        except (pa.ArrowException, KeyError) as error:
+            raise DataError(f"{self.path} is not a Parquet file of captions: {error}") from error
+
+    def _journal_rows(self, known: set[str]) -> Iterator[dict[str, Any]]:
+        """The journal's rows, less those that a run killed just after its rename has in the file already."""
+        with open(self._journal.path, "rb") as file:
+            for line in file:
+                row = json.loads(line)
+                if row["path"] not in known:
+                    known.add(row["path"])
+                    yield row
+
+
+def printable_utf8(path: str) -> str:
+    """A path as valid UTF-8, for formats that hold nothing else: undecodable bytes become \\udcxx."""
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
+def json_line(values: dict[str, Any]) -> bytes:
+    """One JSON object and a newline, readable UTF-8 where possible; names that are not UTF-8 are escaped."""
+    try:
+        return json.dumps(values, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:
+        return json.dumps(values).encode() + b"\n"
+
+
+def row_values(row: Row) -> dict[str, Any]:
+    """A row as a JSON object: path, caption and, where there are several, captions with text and score."""
+    values: dict[str, Any] = {"path": row.path, "caption": row.caption}
+    if row.captions:
+        values["captions"] = [{"text": text, "score": score} for text, score in row.captions]
+    return values
+
+
+def _json_row(row: Row) -> bytes:
+    return json_line(row_values(row))
+
+
+def _json_paths(file: BinaryIO, path: Path, header: bytes) -> Iterator[tuple[str | None, int]]:
+    end = 0
+    for number, line in enumerate(file, 1):
+        if not line.endswith(b"\n"):
+            _check_torn(line, b'{"path": ', path, end)
+            return
+        end += len(line)
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+            found = values["path"] if "caption" in values else None  # the line of a failure
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(f"{path}, line {number}, is not a caption record: choose another file") from error
+        yield found, end
+
+
+def _csv_header(ranked: bool) -> bytes:
+    return b"path,caption,captions\n" if ranked else b"path,caption\n"
+
+
+def _csv_row(row: Row) -> bytes:
+    fields = [row.path, row.caption]
+    if row.captions:
+        fields.append(json.dumps(row_values(row)["captions"]))
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(fields)
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def _csv_paths(file: BinaryIO, path: Path, header: bytes) -> Iterator[tuple[str | None, int]]:
+    """A record ends at the line break before which the quotes are even: names may hold line breaks."""
+    end, record = 0, b""
+    for line in file:
+        record += line
+        if not line.endswith(b"\n") or record.count(b'"') % 2:
+            continue
+        if end == 0:
+            if record.replace(b"\r\n", b"\n") != header:
+                raise DataError(
+                    f"{path} has the columns {record.decode(errors='replace').strip()}, this run writes "
+                    f"{header.decode().strip()}: choose another file or --overwrite"
+                )
+            found = None
+        else:
+            fields = next(csv.reader(io.StringIO(record.decode("utf-8", "surrogateescape"), newline="")), [])
+            found = fields[0] if fields else None
+        end += len(record)
+        record = b""
+        yield found, end
+    _check_torn(record, header, path, end)
+
+
+def _check_torn(tail: bytes, start: bytes, path: Path, end: int) -> None:
+    """A torn record is cut off only if it is ours: alone in the file, it must start as ours do."""
+    if end == 0 and tail.strip(b"\0") and not tail.startswith(start[: len(tail)]):
+        raise DataError(f"{path} is not a file of captions: choose another file or --overwrite")
+
+
+def _like(batch: Any, schema: Any, path: Path) -> Any:
+    """A batch of an older run under today's columns. Raises DataError if it has other ones."""
+    if batch.schema.names != schema.names:
+        raise DataError(
+            f"{path} has the columns {batch.schema.names}, this run writes {schema.names}: "
+            "choose another file or --overwrite"
+        )
+    return batch.cast(schema)
+
+
+def _chunks(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
+    chunk: list[dict[str, Any]] = []
+    for row in rows:
+        chunk.append(row)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _lock(file: BinaryIO, path: Path) -> None:
+    """Keep a second run off the file for as long as it is open here. Raises DataError if one has it."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise DataError(f"another run is writing {path}") from error
