@@ -1,0 +1,35 @@
+"""`vistill train`: train a captioner."""
+
+from typing import Annotated
+
+import typer
+
+
+def train(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(help="Settings, as experiment=flickr8k-captioner trainer.max_epochs=3 model=tiny."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in OUT/NAME where it stopped.")
+    ] = False,
+    show: Annotated[
+        bool, typer.Option("--show", help="Print the composed settings as YAML and stop.")
+    ] = False,
+) -> None:
+    """Train a captioner by an experiment and overrides; prints the folder of the best checkpoint."""
+    from vistill.models.torchvision_repair import repair_torchvision
+
+    repair_torchvision()
+    from vistill.cli.compose import compose_train
+
+    config = compose_train(words or [])
+    if show:
+        from omegaconf import OmegaConf
+
+        typer.echo(OmegaConf.to_yaml(OmegaConf.structured(config)))
+        return
+    from vistill.train.callbacks import BEST
+    from vistill.train.run import train as run
+
+    typer.echo(run(config, resume=resume) / BEST)

@@ -1,0 +1,1 @@
+"""Settings that `vistill train` composes; experiment/ holds one file an experiment."""

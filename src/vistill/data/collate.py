@@ -1,0 +1,186 @@
+"""From a built data set to batches: which view and which captions of a picture an epoch shows."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset as Table
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from vistill.data.text import encode, pad
+from vistill.data.views import Views
+from vistill.errors import DataError
+from vistill.runtime.image import AugmentSpec, Preprocess, augment, read_image, to_array
+
+_MIRROR = {"left": "right", "right": "left"}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a training or validation step sees.
+
+    keys: B names; pixels: float32 [B, 3, H, W], or the output [B, ...] of the first `start` stages of the
+    tower; tokens: int64 [B, C, T], `<bos> ... <eos>` and padding; C captions a picture.
+    """
+
+    keys: tuple[str, ...]
+    pixels: Tensor
+    start: int
+    tokens: Tensor
+
+    def to(self, device: torch.device, **kwargs: Any) -> "Batch":
+        """The batch with its tensors on `device`."""
+        return replace(self, pixels=self.pixels.to(device, **kwargs), tokens=self.tokens.to(device, **kwargs))
+
+
+Item = tuple[str, NDArray[Any], list[list[int]]]
+PixelSource = Callable[[int, int], tuple[NDArray[Any], bool]]
+"""(row, epoch seed) -> (pixels or kept features of one view, whether the view is mirrored)."""
+
+
+class CaptionRows(Dataset[Item]):
+    """Pictures with captions; item (epoch, row) is the same however and whenever it is asked for.
+
+    In training each picture shows one view and `captions` of its captions, drawn by (seed, epoch, row); with
+    `captions=0` all of them, in order (validation).
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        pixels: PixelSource,
+        tokenizer: Tokenizer,
+        *,
+        captions: int,
+        longest: int,
+        seed: int,
+    ) -> None:
+        self.keys: list[str] = list(table["key"])
+        self.texts: list[list[str]] = [list(c) for c in table["captions"]]
+        missing = [key for key, texts in zip(self.keys, self.texts, strict=True) if not texts]
+        if missing:
+            raise DataError(
+                f"{len(missing)} pictures have no caption, the first is {missing[0]!r}: leave them out"
+            )
+        self.pixels = pixels
+        self.tokenizer = tokenizer
+        self.captions = captions
+        self.longest = longest
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: tuple[int, int]) -> Item:  # type: ignore[override]
+        epoch, row = index
+        draw = np.random.default_rng((self.seed, epoch, row))
+        pixels, mirrored = self.pixels(row, int(draw.integers(2**31)))
+        texts = self.texts[row]
+        if self.captions:
+            repeats = -(-self.captions // len(texts))
+            texts = [texts[i] for i in np.concatenate([draw.permutation(len(texts)) for _ in range(repeats)])]
+            texts = texts[: self.captions]
+        if mirrored:
+            texts = [mirror_words(text) for text in texts]
+        return self.keys[row], pixels, [encode(self.tokenizer, text, self.longest) for text in texts]
+
+
+def online_pixels(table: Table, preprocess: Preprocess, spec: AugmentSpec | None) -> PixelSource:
+    """Decode, augment (if `spec` is given) and prepare a picture each time it is asked for."""
+
+    def load(row: int, seed: int) -> tuple[NDArray[np.float32], bool]:
+        image, mirrored = read_image(table[row]["image"]), False
+        if spec is not None:
+            image, mirrored = augment(image, spec, seed)
+        return to_array(image, preprocess), mirrored
+
+    return load
+
+
+def kept_pixels(folder: Path, split: str, views: int) -> PixelSource:
+    """Kept features of a view: one of `views` by the seed, the clean one if there is only one."""
+    cache = Views(folder)
+    arrays = [cache.features(split, view) for view in range(views)]
+    flips = [cache.flipped(split, view) for view in range(views)]
+
+    def load(row: int, seed: int) -> tuple[NDArray[np.float16], bool]:
+        view = seed % views
+        return arrays[view][row], bool(flips[view][row])
+
+    return load
+
+
+def mirror_words(text: str) -> str:
+    """Swap `left` and `right`, for the caption of a mirrored picture."""
+    return " ".join(_MIRROR.get(word, word) for word in text.split())
+
+
+def collate(items: Sequence[Item], start: int) -> Batch:
+    """Items of one batch; pictures with fewer captions than others are filled with padding rows."""
+    most = max(len(rows) for _, _, rows in items)
+    rows = [row for _, _, captions in items for row in [*captions, *[[0]] * (most - len(captions))]]
+    tokens = torch.tensor(pad(rows), dtype=torch.int64).view(len(items), most, -1)
+    pixels = torch.from_numpy(np.stack([pixels for _, pixels, _ in items])).float()
+    return Batch(tuple(key for key, _, _ in items), pixels, start, tokens)
+
+
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, row) in an order that depends on (seed, epoch) alone; this rank's share of them."""
+
+    def __init__(
+        self, rows: int, batch_size: int, *, shuffle: bool, seed: int, rank: int = 0, ranks: int = 1
+    ) -> None:
+        self.rows, self.batch_size, self.shuffle, self.seed = rows, batch_size, shuffle, seed
+        self.rank, self.ranks = rank, ranks
+        self.epoch = 0
+        self.skip = 0
+
+    def __len__(self) -> int:
+        per_rank = self.rows // self.ranks if self.shuffle else -(-self.rows // self.ranks)
+        return per_rank // self.batch_size if self.shuffle else -(-per_rank // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = np.arange(self.rows)
+        if self.shuffle:
+            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.rows)
+        mine = order[self.rank :: self.ranks]
+        for batch in range(self.skip, len(self)):
+            rows = mine[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield [(self.epoch, int(row)) for row in rows]
+
+
+class ResumableLoader(DataLoader[Item]):
+    """A DataLoader whose state is (epoch, batches given out): a stopped epoch goes on where it was."""
+
+    def __init__(self, rows: CaptionRows, batches: EpochBatches, *, start: int, workers: int) -> None:
+        super().__init__(
+            rows,
+            batch_sampler=batches,
+            collate_fn=lambda items: collate(items, start),
+            num_workers=workers,
+            generator=torch.Generator().manual_seed(0),
+        )
+        self.batches = batches
+        self.given = 0
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        if self.given >= len(self.batches):
+            self.batches.epoch, self.given = self.batches.epoch + 1, 0
+        self.batches.skip = self.given
+        for batch in super().__iter__():
+            self.given += 1
+            yield batch  # type: ignore[misc]
+
+    def state_dict(self) -> dict[str, int]:
+        """What `load_state_dict` needs to go on after the last batch given out."""
+        return {"epoch": self.batches.epoch, "given": self.given}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where the loader of `state_dict` was."""
+        self.batches.epoch, self.given = state["epoch"], state["given"]

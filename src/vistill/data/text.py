@@ -1,0 +1,72 @@
+"""Captions to token ids: tokenizers trained on the train captions, and the ids of a caption."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from vistill.errors import ConfigError
+from vistill.metrics.ptb import tokenize
+from vistill.models.tokens import BOS, EOS, PAD, SPECIAL
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """How a tokenizer is trained on captions, which are lower-cased words without punctuation."""
+
+    kind: str = "word"
+    """`word` keeps whole words; `bpe` splits rare ones (byte-pair encoding)."""
+    min_count: int = 4
+    """Words (or pairs) seen less often get no entry of their own."""
+    vocab_size: int = 8000
+    """Largest number of entries, special tokens included."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("word", "bpe"):
+            raise ConfigError(f"datamodule.tokenizer.kind={self.kind!r}: use word or bpe")
+        if self.min_count < 1 or self.vocab_size <= len(SPECIAL):
+            raise ConfigError("datamodule.tokenizer: min_count must be at least 1 and vocab_size above 4")
+
+
+def normalise(caption: str) -> str:
+    """A caption as the metrics see it: PTB tokens, lower-case, no punctuation, one space between."""
+    return " ".join(tokenize(caption))
+
+
+def train_tokenizer(captions: Iterable[str], config: TokenizerConfig) -> Tokenizer:
+    """A tokenizer over normalised captions with `<pad> <bos> <eos> <unk>` as ids 0 to 3."""
+    texts = (normalise(caption) for caption in captions)
+    if config.kind == "word":
+        tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        trainer = trainers.WordLevelTrainer(
+            vocab_size=config.vocab_size,
+            min_frequency=config.min_count,
+            special_tokens=list(SPECIAL),
+            show_progress=False,
+        )
+    else:
+        tokenizer = Tokenizer(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        tokenizer.decoder = decoders.BPEDecoder(suffix="</w>")
+        trainer = trainers.BpeTrainer(
+            vocab_size=config.vocab_size,
+            min_frequency=config.min_count,
+            special_tokens=list(SPECIAL),
+            end_of_word_suffix="</w>",
+            show_progress=False,
+        )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def encode(tokenizer: Tokenizer, caption: str, longest: int) -> list[int]:
+    """Ids of a caption between `<bos>` and `<eos>`, cut to `longest` ids; a cut caption has no `<eos>`."""
+    ids = tokenizer.encode(normalise(caption)).ids
+    return [BOS, *ids, EOS][:longest]
+
+
+def pad(rows: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Rows of ids filled with `<pad>` on the right to the longest."""
+    longest = max(map(len, rows))
+    return [[*row, *[PAD] * (longest - len(row))] for row in rows]

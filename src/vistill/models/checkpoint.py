@@ -1,0 +1,125 @@
+"""A checkpoint folder: config.json, model.safetensors, tokenizer.json and, once scored, metrics.json."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+
+from vistill.errors import BundleError, ConfigError
+from vistill.models.captioner import Captioner, CaptionerConfig
+from vistill.models.language import DecoderConfig
+from vistill.models.mapper import MapperConfig
+from vistill.models.vision import VisionConfig, tower_preprocess
+from vistill.runtime.image import Preprocess
+
+FORMAT = 1
+
+
+def save_captioner(folder: Path, model: Captioner, tokenizer: Tokenizer, provenance: dict[str, Any]) -> None:
+    """Write a checkpoint folder; it appears at once under its name, replacing an older one.
+
+    `provenance` says where the model comes from (data, settings, git revision) and is kept as it is.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    config = {
+        "format": FORMAT,
+        "kind": "captioner",
+        "model": dataclasses.asdict(model.config),
+        "preprocess": tower_preprocess(model.config.vision).to_dict(),
+        "provenance": provenance,
+    }
+    (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    save_file(
+        {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()},
+        temporary / "model.safetensors",
+    )
+    tokenizer.save(str(temporary / "tokenizer.json"))
+    for file in temporary.iterdir():
+        _fsync(file)
+    temporary.chmod(0o755)
+    if folder.exists():
+        old = folder.with_name(f".{folder.name}-old")
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+        temporary.rename(folder)
+        shutil.rmtree(old)
+    else:
+        temporary.rename(folder)
+
+
+def load_captioner(folder: Path | str) -> tuple[Captioner, Tokenizer, CaptionerConfig, Preprocess]:
+    """Read a checkpoint folder; the model comes in evaluation mode on the CPU.
+
+    Raises BundleError, naming the file, if something is missing, broken or of another format.
+    """
+    folder = Path(folder)
+    raw = read_config(folder)
+    try:
+        config = config_from_dict(raw["model"])
+        preprocess = Preprocess.from_dict(raw["preprocess"])
+    except (KeyError, TypeError, ConfigError) as error:
+        raise BundleError(f"{folder / 'config.json'}: {error!r} does not describe a captioner") from error
+    model = Captioner(config)
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise BundleError(f"{weights} is missing: the checkpoint is incomplete")
+    try:
+        model.load_state_dict(load_file(weights), strict=True)
+    except (SafetensorError, RuntimeError) as error:
+        raise BundleError(f"{weights} does not fit its config.json: {error}") from error
+    tokenizer_file = folder / "tokenizer.json"
+    if not tokenizer_file.is_file():
+        raise BundleError(f"{tokenizer_file} is missing: the checkpoint is incomplete")
+    return model.eval(), Tokenizer.from_file(str(tokenizer_file)), config, preprocess
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a checkpoint folder, its format and kind checked. Raises BundleError."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise BundleError(f"{folder} is no vistill checkpoint: it has no config.json")
+    try:
+        raw: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise BundleError(f"{path} is not JSON: {error}") from error
+    if raw.get("format") != FORMAT or raw.get("kind") != "captioner":
+        found = f"format {raw.get('format')!r}, kind {raw.get('kind')!r}"
+        raise BundleError(f"{path}: expected format {FORMAT}, kind 'captioner', found {found}")
+    return raw
+
+
+def config_from_dict(raw: dict[str, Any]) -> CaptionerConfig:
+    """CaptionerConfig from `dataclasses.asdict` of one; an unknown key raises TypeError."""
+    return CaptionerConfig(
+        vision=VisionConfig(**raw["vision"]),
+        mapper=MapperConfig(**raw["mapper"]),
+        decoder=DecoderConfig(**raw["decoder"]),
+    )
+
+
+def weights_hash(state: dict[str, torch.Tensor]) -> str:
+    """sha256 over names, dtypes, shapes and values of a state dict, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,207 @@
+"""A GPT-2-style decoder with cross-attention, of any size.
+
+The same network as `transformers` GPT2LMHeadModel with `add_cross_attention=True` (a test loads one's weights
+and compares), laid out for captioning: the C captions or beams of one picture share its cross-attention keys and
+values, which are computed once and never copied.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vistill.errors import ConfigError
+
+KeyValue = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Size of the decoder. DistilGPT-2 is width 768, 6 layers, 12 heads, vocabulary 50257, context 1024."""
+
+    vocab_size: int = 0
+    """Entries of the vocabulary; 0 takes the tokenizer's size."""
+    width: int = 320
+    """Width of the residual stream."""
+    layers: int = 3
+    """Decoder layers."""
+    heads: int = 5
+    """Attention heads of each layer."""
+    context: int = 40
+    """Longest text in tokens, with the begin and end marks."""
+    dropout: float = 0.1
+    """Dropout on embeddings and on every residual branch."""
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ConfigError(
+                f"model.decoder.width={self.width} is not a multiple of model.decoder.heads={self.heads}"
+            )
+        if min(self.width, self.layers, self.heads) < 1 or self.context < 2:
+            raise ConfigError("model.decoder: width, layers and heads must be at least 1, context at least 2")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"model.decoder.dropout={self.dropout}: must be in [0, 1)")
+
+
+class Decoder(nn.Module):
+    """Token ids and a picture's memory to next-token logits; the output projection is the embedding table."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.vocab_size, config.width)
+        self.position = nn.Embedding(config.context, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width)
+        self.apply(_init_gpt2)
+        for layer in self.layers:  # residual branches start smaller, as in GPT-2
+            for out in (layer.attention.out, layer.cross.out, layer.feed.out):
+                nn.init.normal_(out.weight, std=0.02 / math.sqrt(3 * config.layers))
+
+    def cross_kv(self, memory: Tensor) -> list[KeyValue]:
+        """memory [B, N, D] -> for each layer (key [B, h, d, N], value [B, h, N, d])."""
+        return [layer.cross.kv(memory) for layer in self.layers]
+
+    def forward(self, tokens: Tensor, cross: list[KeyValue]) -> Tensor:
+        """Teacher forcing: tokens [B, C, T] -> logits [B, C, T, V]. Padding stands on the right."""
+        positions = torch.arange(tokens.shape[-1], device=tokens.device)
+        x = self.dropout(self.embed(tokens) + self.position(positions))  # [B, C, T, D]
+        for layer, kv in zip(self.layers, cross, strict=True):
+            x, _ = layer(x, kv, None)
+        return F.linear(self.norm(x), self.embed.weight)
+
+    def step(
+        self, tokens: Tensor, cross: list[KeyValue], past: list[KeyValue]
+    ) -> tuple[Tensor, list[KeyValue]]:
+        """One position: tokens [B, C] and past (key, value) [B, C, h, T, d] -> logits [B, C, V], new past."""
+        position = torch.full_like(tokens, past[0][0].shape[3])
+        x = (self.embed(tokens) + self.position(position)).unsqueeze(2)  # [B, C, 1, D]
+        present = []
+        for layer, kv, before in zip(self.layers, cross, past, strict=True):
+            x, now = layer(x, kv, before)
+            present.append(now)
+        return F.linear(self.norm(x.squeeze(2)), self.embed.weight), present
+
+    def empty_past(self, batch: int, captions: int = 1) -> list[KeyValue]:
+        """The past before the first step: tensors of length T = 0."""
+        heads, size = self.config.heads, self.config.width // self.config.heads
+        empty = self.embed.weight.new_zeros(batch, captions, heads, 0, size)
+        return [(empty, empty) for _ in self.layers]
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm causal self-attention, cross-attention and feed-forward."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.norm_1 = nn.LayerNorm(config.width)
+        self.attention = SelfAttention(config.width, config.heads)
+        self.norm_cross = nn.LayerNorm(config.width)
+        self.cross = CrossAttention(config.width, config.heads)
+        self.norm_2 = nn.LayerNorm(config.width)
+        self.feed = FeedForward(config.width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, cross: KeyValue, past: KeyValue | None) -> tuple[Tensor, KeyValue]:
+        mixed, present = self.attention(self.norm_1(x), past)
+        x = x + self.dropout(mixed)
+        x = x + self.dropout(self.cross(self.norm_cross(x), cross))
+        return x + self.dropout(self.feed(self.norm_2(x))), present
+
+
+class SelfAttention(nn.Module):
+    """Causal attention of each caption over its own tokens; x [B, C, T, D]."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, past: KeyValue | None) -> tuple[Tensor, KeyValue]:
+        b, c, t, d = x.shape
+        q, k, v = self.qkv(x).view(b, c, t, 3, self.heads, d // self.heads).permute(3, 0, 1, 4, 2, 5)
+        if past is None:
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:  # one new position, which may see everything before it
+            k, v = torch.cat((past[0], k), dim=3), torch.cat((past[1], v), dim=3)
+            mixed = F.scaled_dot_product_attention(q, k, v)
+        return self.out(mixed.transpose(2, 3).reshape(b, c, t, d)), (k, v)
+
+
+class CrossAttention(nn.Module):
+    """Attention of every token of every caption over the picture's N patches."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def kv(self, memory: Tensor) -> KeyValue:
+        b, n, d = memory.shape
+        k, v = self.key_value(memory).view(b, n, 2, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        return k.transpose(2, 3), v
+
+    def forward(self, x: Tensor, cross: KeyValue) -> Tensor:
+        b, c, t, d = x.shape
+        key, value = cross
+        q = self.q(x).view(b, c * t, self.heads, d // self.heads).transpose(1, 2)  # [B, h, C*T, d]
+        weights = torch.softmax(q @ key / math.sqrt(d // self.heads), dim=-1)  # [B, h, C*T, N]
+        out: Tensor = self.out((weights @ value).transpose(1, 2).reshape(b, c, t, d))
+        return out
+
+
+class FeedForward(nn.Module):
+    """GPT-2's: four times the width, tanh GELU."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.into = nn.Linear(width, 4 * width)
+        self.out = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.out(F.gelu(self.into(x), approximate="tanh"))
+        return out
+
+
+def _init_gpt2(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
+
+
+def from_gpt2_state(state: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
+    """Weights of a `transformers` GPT2LMHeadModel with cross-attention, under the names of `Decoder`.
+
+    `state` is its `state_dict()`; GPT-2 keeps linear weights transposed (Conv1D). Raises KeyError.
+    """
+    out = {
+        "embed.weight": state["transformer.wte.weight"],
+        "position.weight": state["transformer.wpe.weight"],
+        "norm.weight": state["transformer.ln_f.weight"],
+        "norm.bias": state["transformer.ln_f.bias"],
+    }
+    norms = {"norm_1": "ln_1", "norm_cross": "ln_cross_attn", "norm_2": "ln_2"}
+    linears = {
+        "attention.qkv": "attn.c_attn",
+        "attention.out": "attn.c_proj",
+        "cross.q": "crossattention.q_attn",
+        "cross.key_value": "crossattention.c_attn",
+        "cross.out": "crossattention.c_proj",
+        "feed.into": "mlp.c_fc",
+        "feed.out": "mlp.c_proj",
+    }
+    for i in range(layers):
+        for ours, theirs in norms.items():
+            for part in ("weight", "bias"):
+                out[f"layers.{i}.{ours}.{part}"] = state[f"transformer.h.{i}.{theirs}.{part}"]
+        for ours, theirs in linears.items():
+            out[f"layers.{i}.{ours}.weight"] = state[f"transformer.h.{i}.{theirs}.weight"].T.contiguous()
+            out[f"layers.{i}.{ours}.bias"] = state[f"transformer.h.{i}.{theirs}.bias"]
+    return out

@@ -1,0 +1,179 @@
+"""Around the steps: scoring the dev split, keeping the best model, exact resume, samples to look at."""
+
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from datasets import Dataset as Table
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from tokenizers import Tokenizer
+
+from vistill.data.collate import Batch
+from vistill.metrics.caption import score_captions
+from vistill.models.checkpoint import save_captioner
+from vistill.runtime.image import Preprocess, read_image, to_array
+from vistill.train.module import CaptionModule
+
+LAST = "last.ckpt"
+BEST = "best"
+
+
+class ScoreDev(Callback):
+    """Scores the captions of each validation and keeps the checkpoint folder `best` by CIDEr.
+
+    Stands before the averaging callback in the list, so that what is scored is what is saved.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        references: Mapping[str, Sequence[str]],
+        tokenizer: Tokenizer,
+        provenance: dict[str, Any],
+    ) -> None:
+        self.folder = folder
+        self.references = references
+        self.tokenizer = tokenizer
+        self.provenance = provenance
+        self.best = float("-inf")
+        self.captions: dict[str, str] = {}
+        self.started = time.monotonic()
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.captions = {}
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.captions.update(outputs)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, CaptionModule)
+        references = {key: self.references[key] for key in self.captions}
+        scores = {
+            name: 100 * value for name, value in score_captions(self.captions, references).corpus.items()
+        }
+        pl_module.log_dict({f"dev/{name}": value for name, value in scores.items()}, rank_zero_only=True)
+        if not trainer.is_global_zero:
+            return
+        loss = float(trainer.callback_metrics.get("train/loss", torch.tensor(float("nan"))))
+        reward = trainer.callback_metrics.get("train/reward")
+        line = f"epoch {trainer.current_epoch} step {trainer.global_step} loss {loss:.4f}"
+        line += f" reward {float(reward):.4f}" if reward is not None else ""
+        line += "".join(f" {name} {scores[name]:.2f}" for name in ("CIDEr", "BLEU-4", "ROUGE-L", "BLEU-1"))
+        print(f"{line} ({time.monotonic() - self.started:.0f} s)", file=sys.stderr, flush=True)
+        if scores["CIDEr"] > self.best and not trainer.fast_dev_run:
+            self.best = scores["CIDEr"]
+            reached = {"epoch": trainer.current_epoch, "step": trainer.global_step, "dev": scores}
+            save_captioner(
+                self.folder / BEST, pl_module.model, self.tokenizer, {**self.provenance, "reached": reached}
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+
+
+class LogSamples(Callback):
+    """Writes dev pictures with their captions to TensorBoard after each validation."""
+
+    def __init__(self, table: Table, preprocess: Preprocess, score: ScoreDev, count: int = 8) -> None:
+        self.rows = [table[i] for i in range(min(count, len(table)))]
+        self.preprocess = preprocess
+        self.score = score
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not isinstance(trainer.logger, TensorBoardLogger) or trainer.sanity_checking:
+            return
+        board = trainer.logger.experiment
+        mean, std = (np.float32(v).reshape(3, 1, 1) for v in (self.preprocess.mean, self.preprocess.std))
+        for row in self.rows:
+            caption = self.score.captions.get(row["key"])
+            if caption is None:
+                continue
+            pixels = to_array(read_image(row["image"]), self.preprocess) * std + mean
+            board.add_image(f"dev/{row['key']}", pixels.clip(0, 1), trainer.global_step)
+            board.add_text(f"dev/{row['key']}", f"{caption}\n\n*{row['captions'][0]}*", trainer.global_step)
+
+
+class KeepLast(Callback):
+    """Writes `last.ckpt` every so many steps and after each validation, whole or not at all."""
+
+    def __init__(self, folder: Path, every: int) -> None:
+        self.path = folder / LAST
+        self.every = every
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if self.every and trainer.global_step % self.every == 0:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._save(trainer)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        temporary = self.path.with_suffix(".part")
+        trainer.save_checkpoint(temporary)
+        if trainer.is_global_zero:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, self.path)
+
+
+class RandomState(Callback):
+    """Keeps the random number generators in the checkpoint, so that a resumed run draws the same numbers.
+
+    NumPy's global one is not among them: everything here that draws with NumPy has a generator of its own.
+
+    They are set back at the first step, after the loaders have been made: making those draws numbers too.
+    """
+
+    def __init__(self) -> None:
+        self.restore: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "python": random.getstate(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.restore = state_dict
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.restore is None:
+            return
+        state, self.restore = self.restore, None
+        torch.set_rng_state(state["torch"].cpu())
+        if state["cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["cuda"])
+        version, inner, gauss = state["python"]
+        random.setstate((version, tuple(inner), gauss))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all."""
+    temporary = path.with_suffix(path.suffix + ".part")
+    temporary.write_text(json.dumps(value, indent=2, default=str) + "\n")
+    os.replace(temporary, path)

@@ -1,0 +1,155 @@
+"""The data module of captioning: from a built data set to the loaders of one run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import lightning as L
+from datasets import Dataset as Table
+from tokenizers import Tokenizer
+from torch.utils.data import DataLoader
+
+from vistill.data.collate import (
+    CaptionRows,
+    EpochBatches,
+    Item,
+    PixelSource,
+    ResumableLoader,
+    collate,
+    kept_pixels,
+    online_pixels,
+)
+from vistill.data.dataset import open_split
+from vistill.data.text import TokenizerConfig, train_tokenizer
+from vistill.data.views import build_views
+from vistill.errors import ConfigError
+from vistill.models.vision import VisionTower
+from vistill.runtime.image import AugmentSpec, Preprocess
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which data set, and how it is shown."""
+
+    path: str = "built/flickr8k"
+    """Folder that `vistill data build` wrote."""
+    train_split: str = "train"
+    """Split to learn from."""
+    dev_split: str = "dev"
+    """Split to make choices on."""
+    num_samples: int = 0
+    """Train on the first so many pictures; 0 takes all."""
+    dev_samples: int = 0
+    """Validate on the first so many pictures; 0 takes all."""
+    batch_size: int = 32
+    """Pictures a step."""
+    captions: int = 5
+    """Captions of a picture shown in one step; its features are computed once for all."""
+    views: int = 0
+    """Views of each picture whose features at the frozen stages are kept; 0 decodes anew each time."""
+    cache: str = "built/views"
+    """Folder for the kept features."""
+    workers: int = 0
+    """Processes that decode pictures."""
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    augment: AugmentSpec = field(default_factory=AugmentSpec)
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "captions"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"datamodule.{name}={getattr(self, name)}: must be at least 1")
+        for name in ("num_samples", "dev_samples", "views", "workers"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"datamodule.{name}={getattr(self, name)}: must not be negative")
+
+
+class CaptionData(L.LightningDataModule):
+    """Loaders over the train and dev pictures that have captions."""
+
+    def __init__(self, config: DataConfig, seed: int) -> None:
+        super().__init__()
+        self.config = config
+        self.seed = seed
+        folder = Path(config.path)
+        self.train_table = _with_captions(open_split(folder, config.train_split))
+        self.dev_table = _with_captions(open_split(folder, config.dev_split))
+
+    def train_tokenizer(self) -> Tokenizer:
+        """A tokenizer over all train captions."""
+        captions = (caption for captions in self.train_table["captions"] for caption in captions)
+        return train_tokenizer(captions, self.config.tokenizer)
+
+    def references(self, table: Table) -> Mapping[str, list[str]]:
+        """{key: captions} of a table."""
+        return dict(zip(table["key"], table["captions"], strict=True))
+
+    def prepare(
+        self, tokenizer: Tokenizer, tower: VisionTower, preprocess: Preprocess, *, frozen: int, longest: int
+    ) -> None:
+        """Set how pictures become input: kept features of the frozen stages, or pixels decoded each time."""
+        config = self.config
+        train: PixelSource
+        dev: PixelSource
+        self.start = 0
+        if config.views and frozen:
+            self.start = frozen
+            folder = Path(config.cache)
+            views = {config.train_split: config.views, config.dev_split: 1}
+            build_views(
+                folder,
+                Path(config.path),
+                tower,
+                preprocess,
+                config.augment,
+                stages=frozen,
+                views=views,
+                seed=self.seed,
+            )
+            train = kept_pixels(folder, config.train_split, config.views)
+            dev = kept_pixels(folder, config.dev_split, 1)
+        else:
+            train = online_pixels(self.train_table, preprocess, config.augment)
+            dev = online_pixels(self.dev_table, preprocess, None)
+        seed = self.seed
+        self.train_rows = CaptionRows(
+            _first(self.train_table, config.num_samples),
+            train,
+            tokenizer,
+            captions=config.captions,
+            longest=longest,
+            seed=seed,
+        )
+        self.dev_rows = CaptionRows(
+            _first(self.dev_table, config.dev_samples), dev, tokenizer, captions=0, longest=longest, seed=seed
+        )
+
+    def train_dataloader(self) -> ResumableLoader:
+        trainer = self.trainer
+        rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        size = self.config.batch_size
+        batches = EpochBatches(
+            len(self.train_rows), size, shuffle=True, seed=self.seed, rank=rank, ranks=ranks
+        )
+        if not len(batches):
+            raise ConfigError(
+                f"datamodule.batch_size={size} is more than the {len(self.train_rows)} train pictures"
+            )
+        return ResumableLoader(self.train_rows, batches, start=self.start, workers=self.config.workers)
+
+    def val_dataloader(self) -> DataLoader[Item]:
+        batches = EpochBatches(len(self.dev_rows), self.config.batch_size, shuffle=False, seed=self.seed)
+        return DataLoader(self.dev_rows, batch_sampler=batches, collate_fn=partial(collate, start=self.start))
+
+
+def _with_captions(table: Table) -> Table:
+    """The table, after a look that every picture has a caption: kept features go by its rows."""
+    if any(not captions for captions in table["captions"]):
+        raise ConfigError(
+            "some pictures have no caption: build the data set with captions only, or choose another split"
+        )
+    return table
+
+
+def _first(table: Table, count: int) -> Table:
+    return table.select(range(min(count, len(table)))) if count else table

@@ -1,0 +1,62 @@
+"""Which parts of the vision tower learn."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from vistill.errors import ConfigError
+from vistill.models.captioner import Captioner
+
+
+@dataclass(frozen=True)
+class FreezePolicy:
+    """`frozen`, `last-N` (the last N stages of the tower) or `full`."""
+
+    encoder: str = "frozen"
+
+    def __post_init__(self) -> None:
+        last = self.encoder.removeprefix("last-")
+        if self.encoder not in ("frozen", "full") and not (
+            self.encoder.startswith("last-") and last.isdecimal()
+        ):
+            raise ConfigError(f"trainer.encoder={self.encoder!r}: use frozen, last-N (as last-3) or full")
+
+    def frozen_stages(self, stages: int) -> int:
+        """How many of a tower's `stages` stay frozen. Raises ConfigError if N is larger than the tower."""
+        if self.encoder in ("frozen", "full"):
+            return stages if self.encoder == "frozen" else 0
+        last = int(self.encoder.removeprefix("last-"))
+        if last > stages:
+            raise ConfigError(f"trainer.encoder={self.encoder}: the tower has only {stages} stages")
+        return stages - last
+
+
+def freeze(model: Captioner, policy: FreezePolicy) -> int:
+    """Set `requires_grad` of the tower's parameters; returns the number of frozen stages.
+
+    Parameters outside every stage (a position table, a class token) go with the first stage.
+    """
+    stages = model.tower.stages
+    frozen = policy.frozen_stages(len(stages))
+    learning: set[int] = {id(p) for stage in stages[frozen:] for m in stage.modules for p in m.parameters()}
+    for parameter in model.tower.parameters():
+        parameter.requires_grad_(frozen == 0 or id(parameter) in learning)
+    return frozen
+
+
+def parameter_table(model: Captioner) -> list[tuple[str, int, int]]:
+    """(part, parameters, trainable parameters) of the tower, the mapper, the decoder and the whole."""
+    parts: dict[str, nn.Module] = {
+        "tower": model.tower,
+        "mapper": model.mapper,
+        "decoder": model.decoder,
+        "all": model,
+    }
+    return [
+        (
+            name,
+            sum(p.numel() for p in part.parameters()),
+            sum(p.numel() for p in part.parameters() if p.requires_grad),
+        )
+        for name, part in parts.items()
+    ]

@@ -1,0 +1,200 @@
+"""One training run, from its settings to its folder."""
+
+import dataclasses
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from rich.console import Console
+from rich.table import Table as RichTable
+from tokenizers import Tokenizer
+
+from vistill.distill.objective import CaptionObjective, ObjectiveConfig
+from vistill.errors import ConfigError
+from vistill.models.captioner import Captioner, CaptionerConfig
+from vistill.models.checkpoint import load_captioner
+from vistill.models.vision import tower_preprocess
+from vistill.provenance import environment, git_revision
+from vistill.runtime.decode import GenerationConfig
+from vistill.runtime.image import Preprocess
+from vistill.train.callbacks import LAST, KeepLast, LogSamples, RandomState, ScoreDev, write_json
+from vistill.train.datamodule import CaptionData, DataConfig
+from vistill.train.freeze import FreezePolicy, freeze, parameter_table
+from vistill.train.module import CaptionModule
+from vistill.train.optim import OptimConfig
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """How long, on what, and how carefully."""
+
+    max_epochs: int = 10
+    """Passes over the train pictures; the schedule spans them."""
+    accelerator: str = "cpu"
+    """Lightning's accelerator: cpu, gpu, auto."""
+    devices: int = 1
+    """Devices a machine; more than one trains with DDP."""
+    nodes: int = 1
+    """Machines."""
+    precision: str = "32-true"
+    """Lightning's precision: 32-true, bf16-mixed, 16-mixed."""
+    encoder: str = "frozen"
+    """Which stages of the tower learn: frozen, last-N, full."""
+    gradient_clip: float = 1.0
+    """Largest norm of the gradient; 0 does not clip."""
+    accumulate: int = 1
+    """Batches whose gradients are added up before a step."""
+    ema: float = 0.0
+    """Decay of the averaged weights that are scored and kept; 0 keeps the plain ones."""
+    validate_every: int = 1
+    """Epochs from one validation to the next."""
+    checkpoint_every: int = 100
+    """Steps from one resume point to the next."""
+    seed: int = 0
+    """Seed of everything drawn."""
+    fast_dev_run: bool = False
+    """One train and one validation batch, nothing kept."""
+
+    def __post_init__(self) -> None:
+        FreezePolicy(self.encoder)
+        for name in ("max_epochs", "devices", "nodes", "accumulate", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"trainer.{name}={getattr(self, name)}: must be at least 1")
+        if not 0 <= self.ema < 1:
+            raise ConfigError(f"trainer.ema={self.ema}: must be in [0, 1)")
+
+
+@dataclass(frozen=True)
+class LoggerConfig:
+    """Where the curves go."""
+
+    name: str = "tensorboard"
+    """tensorboard, csv or none."""
+
+    def __post_init__(self) -> None:
+        if self.name not in ("tensorboard", "csv", "none"):
+            raise ConfigError(f"logger.name={self.name!r}: use tensorboard, csv or none")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything a run depends on."""
+
+    name: str = "captioner"
+    """Name of the run."""
+    out: str = "runs"
+    """Folder of all runs; this one is written to OUT/NAME."""
+    init_from: str = ""
+    """Checkpoint folder to start from, with its model and tokenizer; empty starts anew."""
+    datamodule: DataConfig = field(default_factory=DataConfig)
+    model: CaptionerConfig = field(default_factory=CaptionerConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+
+
+def train(config: TrainConfig, *, resume: bool = False) -> Path:
+    """Run it; returns the run's folder with `best/` (a checkpoint folder), `last.ckpt` and `config.json`.
+
+    Raises ConfigError if the folder holds another run, or nothing to resume.
+    """
+    folder = Path(config.out) / config.name
+    last = folder / LAST
+    _check_folder(folder, config, resume)
+    L.seed_everything(config.trainer.seed, verbose=False)
+    data = CaptionData(config.datamodule, config.trainer.seed)
+    model, tokenizer, preprocess = _start_model(config, data)
+    model.tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast on a CPU
+    frozen = freeze(model, FreezePolicy(config.trainer.encoder))
+    _print_parameters(model)
+    context = model.config.decoder.context
+    data.prepare(tokenizer, model.tower, preprocess, frozen=frozen, longest=context)
+    objective = CaptionObjective(config.objective, tokenizer, data.references(data.train_table))
+    module = CaptionModule(model, objective, config.optim, config.generation)
+    provenance = {"config": dataclasses.asdict(config), "git": git_revision(), "environment": environment()}
+    score = ScoreDev(folder, data.references(data.dev_table), tokenizer, provenance)
+    trainer = _build_trainer(config, folder, [score, LogSamples(data.dev_table, preprocess, score)])
+    trainer.fit(module, datamodule=data, ckpt_path=str(last) if resume else None, weights_only=True)
+    return folder
+
+
+def _check_folder(folder: Path, config: TrainConfig, resume: bool) -> None:
+    last = folder / LAST
+    if resume and not last.is_file():
+        raise ConfigError(f"--resume: there is no {last}; start the run without --resume")
+    if not resume and last.is_file():
+        raise ConfigError(f"{folder} holds a run already: add --resume to go on, or choose another name=...")
+    if not config.trainer.fast_dev_run:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "config.json", dataclasses.asdict(config))
+
+
+def _start_model(config: TrainConfig, data: CaptionData) -> tuple[Captioner, Tokenizer, Preprocess]:
+    if config.init_from:
+        model, tokenizer, _, preprocess = load_captioner(config.init_from)
+        return model, tokenizer, preprocess
+    tokenizer = data.train_tokenizer()
+    size = config.model.decoder.vocab_size or tokenizer.get_vocab_size()
+    if size < tokenizer.get_vocab_size():
+        raise ConfigError(
+            f"model.decoder.vocab_size={size}: the tokenizer has {tokenizer.get_vocab_size()} entries"
+        )
+    decoder = dataclasses.replace(config.model.decoder, vocab_size=size)
+    model = Captioner(dataclasses.replace(config.model, decoder=decoder), pretrained=True)
+    return model, tokenizer, tower_preprocess(config.model.vision)
+
+
+def _build_trainer(config: TrainConfig, folder: Path, scoring: list[L.Callback]) -> L.Trainer:
+    settings = config.trainer
+    callbacks: list[L.Callback] = list(scoring)
+    if settings.ema:
+        callbacks.append(EMAWeightAveraging(decay=settings.ema))
+    callbacks.append(RandomState())
+    if not settings.fast_dev_run:
+        callbacks.append(KeepLast(folder, settings.checkpoint_every))
+    logger = _build_logger(config.logger, folder)
+    if logger is not False and not settings.fast_dev_run:
+        callbacks.append(LearningRateMonitor("step"))
+    if sys.stderr.isatty():
+        callbacks.append(RichProgressBar(console_kwargs={"stderr": True}))
+    return L.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.nodes,
+        strategy="ddp_find_unused_parameters_true" if settings.devices * settings.nodes > 1 else "auto",
+        precision=settings.precision,  # type: ignore[arg-type]
+        max_epochs=settings.max_epochs,
+        gradient_clip_val=settings.gradient_clip or None,
+        accumulate_grad_batches=settings.accumulate,
+        check_val_every_n_epoch=settings.validate_every,
+        callbacks=callbacks,
+        logger=logger,
+        default_root_dir=str(folder),
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=sys.stderr.isatty(),
+        num_sanity_val_steps=0,
+        log_every_n_steps=10,
+        use_distributed_sampler=False,
+        fast_dev_run=settings.fast_dev_run,
+    )
+
+
+def _build_logger(config: LoggerConfig, folder: Path) -> Logger | bool:
+    if config.name == "none":
+        return False
+    kind = TensorBoardLogger if config.name == "tensorboard" else CSVLogger
+    return kind(save_dir=str(folder), name="logs", version="")
+
+
+def _print_parameters(model: Captioner) -> None:
+    table = RichTable("part", "parameters", "learning", title="parameters")
+    for name, total, learning in parameter_table(model):
+        table.add_row(name, f"{total:,}", f"{learning:,}")
+    Console(stderr=True).print(table)
