@@ -245,7 +245,9 @@ def _json_paths(file: BinaryIO, path: Path, header: bytes) -> Iterator[tuple[str
             continue
         try:
             values = json.loads(line)
-            found = values["path"] if "caption" in values else None  # the line of a failure
+            found = os.fspath(values["path"])
+            if "caption" not in values:
+                found = values["error"] and None  # the line of a failure, as --json prints it
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(f"{path}, line {number}, is not a caption record: choose another file") from error
         yield found, end
@@ -259,9 +261,9 @@ def _csv_row(row: Row) -> bytes:
     fields = [row.path, row.caption]
     if row.captions:
         fields.append(json.dumps(row_values(row)["captions"]))
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(fields)
-    return text.getvalue().encode("utf-8", "surrogateescape")
+    # Not csv.writer: it leaves a lone carriage return unquoted, which no reader takes.
+    quoted = ['"' + f.replace('"', '""') + '"' if set(f) & set('",\r\n') else f for f in fields]
+    return (",".join(quoted) + "\n").encode("utf-8", "surrogateescape")
 
 
 def _csv_paths(file: BinaryIO, path: Path, header: bytes) -> Iterator[tuple[str | None, int]]:
@@ -289,7 +291,8 @@ def _csv_paths(file: BinaryIO, path: Path, header: bytes) -> Iterator[tuple[str 
 
 def _check_torn(tail: bytes, start: bytes, path: Path, end: int) -> None:
     """A torn record is cut off only if it is ours: alone in the file, it must start as ours do."""
-    if end == 0 and tail.strip(b"\0") and not tail.startswith(start[: len(tail)]):
+    tail = tail.rstrip(b"\0")  # a crash of the machine may leave zeros
+    if end == 0 and not tail.startswith(start[: len(tail)]):
         raise DataError(f"{path} is not a file of captions: choose another file or --overwrite")
 
 
