@@ -12,12 +12,12 @@ app = typer.Typer(help="Build data sets and look into them.", no_args_is_help=Tr
 
 @app.command()
 def build(
-    source: Annotated[str, typer.Argument(help="flickr8k")],
+    source: Annotated[str, typer.Argument(help="flickr8k, folder, coco or karpathy.")],
     root: Annotated[Path, typer.Argument(help="Folder of the data set as it was downloaded.")],
     out: Annotated[Path, typer.Option(help="Folder to build; it appears when the build is complete.")],
     near_duplicates: Annotated[
         int, typer.Option(help="Bits of 64 in which near duplicates may differ; -1: equal pictures only.")
-    ] = 4,
+    ] = 8,
     min_caption_chars: Annotated[int, typer.Option(help="Letters and digits a caption must have.")] = 2,
     unique_captions: Annotated[
         bool, typer.Option("--unique-captions", help="Drop captions that repeat inside a picture.")
@@ -28,6 +28,31 @@ def build(
     licence: Annotated[
         str | None, typer.Option(help="Licence to record instead of the source's own.")
     ] = None,
+    dev_fraction: Annotated[
+        float | None, typer.Option(help="folder: part of the pictures without a split that goes to dev.")
+    ] = None,
+    test_fraction: Annotated[
+        float | None, typer.Option(help="folder: part of the pictures without a split that goes to test.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="folder: seed of that draw.")] = None,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(help="coco: SPLIT:ANNOTATIONS:PICTURES, relative to ROOT; once for each file."),
+    ] = None,
+    keys: Annotated[
+        str | None, typer.Option(help="coco: what identifies a picture: id or file_name.")
+    ] = None,
+    annotations: Annotated[
+        str | None,
+        typer.Option(help="karpathy: the JSON file, relative to ROOT; else the only dataset*.json."),
+    ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(help="karpathy: folder of the pictures, relative to ROOT; else images or ROOT."),
+    ] = None,
+    restval: Annotated[
+        str | None, typer.Option(help="karpathy: where restval goes: train, extra or drop; else train.")
+    ] = None,
     shard_size: Annotated[int, typer.Option(help="Pictures in one Arrow file.")] = 1000,
     workers: Annotated[int, typer.Option(help="Threads that decode; 0: one for each core, 8 at most.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Start again, replacing what was built.")] = False,
@@ -37,6 +62,16 @@ def build(
     from vistill.data.dataset import BuildConfig
     from vistill.data.dataset import build as build_dataset
 
+    options = {
+        "dev_fraction": dev_fraction,
+        "test_fraction": test_fraction,
+        "seed": seed,
+        "parts": part or None,
+        "keys": keys,
+        "annotations": annotations,
+        "images": images,
+        "restval": restval,
+    }
     config = BuildConfig(
         min_caption_chars=min_caption_chars,
         unique_captions=unique_captions,
@@ -44,6 +79,7 @@ def build(
         near_duplicates=None if near_duplicates < 0 else near_duplicates,
         shard_size=shard_size,
         licence=licence,
+        options={name: value for name, value in options.items() if value is not None},
     )
     with _Progress() as progress:
         report = build_dataset(
@@ -60,6 +96,91 @@ def build(
         typer.echo(json.dumps(report, ensure_ascii=False, indent=1))
     else:
         typer.echo(str(out))
+
+
+@app.command()
+def info(
+    folder: Annotated[Path, typer.Argument(help="Folder that `vistill data build` made.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Print what is in a built data set and what was left out."""
+    from vistill.data.dataset import info as summarise
+
+    summary = summarise(folder)
+    if as_json:
+        typer.echo(json.dumps(summary, ensure_ascii=False, indent=1))
+    else:
+        _print_info(summary)
+
+
+def _print_info(summary: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    splits = summary["splits"]
+    rows = {
+        "pictures": lambda split: f"{split['pictures']:,}",
+        "bytes": lambda split: f"{split['bytes']:,}",
+        "captions": lambda split: f"{split['captions']:,}",
+        "per picture": lambda split: _counts(split["captions_per_picture"]),
+        "questions": lambda split: f"{split['questions']:,}",
+        "words (quartiles)": lambda split: _quartiles(split["caption_words"]),
+        "vocabulary": lambda split: f"{split['vocabulary']:,}",
+        "width": lambda split: _range(split["sizes"]["width"]),
+        "height": lambda split: _range(split["sizes"]["height"]),
+        "common sizes": lambda split: _counts(split["sizes"]["common"]),
+    }
+    table = Table("", *splits, title=f"{summary['folder']} ({summary['source']})", title_justify="left")
+    for name, cell in rows.items():
+        table.add_row(name, *(cell(split) for split in splits.values()))
+    console = Console()
+    console.print(table)
+    console.print("words in a caption, all splits:")
+    for line in _histogram([split["caption_words"] for split in splits.values()]):
+        console.print(line, highlight=False)
+    for licence in sorted({name for split in splits.values() for name in split["licences"]}):
+        console.print(f"licence: {licence or 'not stated'}", soft_wrap=True, highlight=False)
+    console.print(f"vocabulary {summary['vocabulary']:,}, of which once {summary['words_seen_once']:,}")
+    console.print(f"left out: {_counts(summary['dropped']) or 'nothing'}")
+    duplicates = summary["duplicates"]
+    console.print(
+        f"pairs of equal or nearly equal pictures: {_counts(duplicates['pairs']) or 'none'}; "
+        f"{duplicates['across_splits']} across splits"
+    )
+    console.print(f"fingerprint {summary['fingerprint']}", soft_wrap=True)
+
+
+def _counts(counts: dict[Any, int]) -> str:
+    """Return `5: 1,000` pairs; one value alone without its count."""
+    if len(counts) == 1 and not isinstance(next(iter(counts)), str):
+        return str(next(iter(counts)))
+    return ", ".join(f"{name or 'not stated'}: {count:,}" for name, count in counts.items())
+
+
+def _range(bounds: list[int]) -> str:
+    return str(bounds[0]) if bounds[0] == bounds[1] else f"{bounds[0]} to {bounds[1]}"
+
+
+def _quartiles(lengths: dict[int, int]) -> str:
+    """Return shortest, quartiles and longest of {length: count}."""
+    values = [length for length, count in lengths.items() for _ in range(count)]
+    if not values:
+        return "none"
+    last = len(values) - 1
+    return " ".join(str(values[round(last * part / 4)]) for part in range(5))
+
+
+def _histogram(splits: list[dict[int, int]], width: int = 40) -> list[str]:
+    """Return a bar for each length that occurs in {length: count}, summed over the splits."""
+    lengths: dict[int, int] = {}
+    for counts in splits:
+        for length, count in counts.items():
+            lengths[length] = lengths.get(length, 0) + count
+    most = max(lengths.values(), default=1)
+    return [
+        f"{length:>4} {'█' * round(width * count / most) or '▏'} {count:,}"
+        for length, count in sorted(lengths.items())
+    ]
 
 
 class _Progress:

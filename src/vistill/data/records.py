@@ -15,11 +15,14 @@ from vistill.errors import DataError
 
 SPLITS = ("train", "dev", "test", "extra")
 
+# Splits that are scored. A reader yields them first, so that of a key listed twice they keep the picture.
+EVALUATED = ("test", "dev")
+
 _SPLIT_NAMES = {
-    **{name: "train" for name in ("train", "training", "trn")},
-    **{name: "dev" for name in ("dev", "val", "valid", "validation", "development")},
-    **{name: "test" for name in ("test", "testing", "tst")},
-    **{name: "extra" for name in ("extra", "unassigned", "none", "")},
+    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("dev", "val", "valid", "validation", "development"), "dev"),
+    **dict.fromkeys(("test", "testing", "tst"), "test"),
+    **dict.fromkeys(("extra", "unassigned", "none", ""), "extra"),
 }
 
 
@@ -44,7 +47,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Entry:
-    """One picture as a source found it: nothing is opened yet, `path` exists, `key` is unique in the source."""
+    """One picture as a source found it: nothing is opened yet, `path` exists."""
 
     key: str
     path: Path
@@ -82,7 +85,7 @@ REASONS: dict[str, str] = {
     "bad_row": "an annotation row or line that cannot be read",
     "not_utf8": "text or a file name that is not UTF-8",
     "duplicate_key": "a second picture with a key that was already used; the first is kept",
-    "conflicting_split": "a picture listed in two splits; it stays in the one that is evaluated",
+    "conflicting_split": "a picture listed in two splits; it goes to test before dev before train",
     "skipped_split": "a picture of a split that an option excludes",
     "no_caption": "a picture without any caption left",
     "caption_empty": "a caption without any visible character",
@@ -103,6 +106,12 @@ def normalise_split(name: str, where: str) -> str:
     except KeyError:
         known = ", ".join(sorted(n for n in _SPLIT_NAMES if n))
         raise DataError(f"{where}: unknown split {name!r}; known are {known}") from None
+
+
+def split_order(split: str) -> int:
+    """Return the place of a split when those that are evaluated come first; an unknown one comes last."""
+    order = (*EVALUATED, *(name for name in SPLITS if name not in EVALUATED))
+    return order.index(split) if split in order else len(order)
 
 
 def clean_captions(

@@ -5,6 +5,7 @@ source's order; the scan holds, chunk by chunk of the plan, size and hashes of e
 dropped. No picture is kept in memory beyond its turn.
 """
 
+import base64
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vistill.data.duplicates import difference_hash
+from vistill.data.duplicates import difference_hash, thumbnail
 from vistill.data.records import Annotation, Dropped, Entry, Item, clean_captions
 from vistill.data.store import read_json_lines, write_json_lines
 from vistill.errors import DataError, ImageError
@@ -23,7 +24,7 @@ CHUNK = 256  # pictures that one scan file covers: what a killed build has to op
 
 @dataclass(frozen=True)
 class TextRules:
-    """Which captions are kept: at least `min_caption_chars` letters or digits, repeats or not, none or not."""
+    """Which captions and pictures are kept; see `vistill.data.build.BuildConfig`."""
 
     min_caption_chars: int = 2
     unique_captions: bool = False
@@ -32,7 +33,7 @@ class TextRules:
 
 @dataclass(frozen=True)
 class Picture:
-    """What the scan found of one entry; hashes are hexadecimal, `dhash` an unsigned 64-bit number."""
+    """What the scan found of one entry: hashes in hexadecimal, `dhash` as a number, `thumbnail` in base64."""
 
     key: str
     width: int
@@ -41,6 +42,7 @@ class Picture:
     sha256: str
     pixels: str
     dhash: int
+    thumbnail: str
 
 
 def write_plan(items: Iterable[Item], path: Path, root: Path, rules: TextRules) -> dict[str, dict[str, Any]]:
@@ -143,6 +145,7 @@ def open_picture(row: dict[str, Any], root: Path) -> dict[str, Any]:
         sha256=hashlib.sha256(data).hexdigest(),
         pixels=pixels.hexdigest(),
         dhash=difference_hash(image),
+        thumbnail=base64.b64encode(thumbnail(image)).decode(),
     )
     return dict(vars(found))
 
@@ -154,10 +157,10 @@ def read_picture(row: dict[str, Any], root: Path) -> bytes:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be read any more ({error.strerror}); start again with force"
+            f"{path}: cannot be read any more ({error.strerror}); build again with --force"
         ) from error
     if len(data) != row["bytes"]:
-        raise DataError(f"{path}: changed while the data set was built; start again with force")
+        raise DataError(f"{path}: changed while the data set was built; build again with --force")
     return data
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
-from datasets import DatasetInfo, Features, Value
+from datasets import Dataset, DatasetDict, DatasetInfo, Features, Value
 from datasets import List as ListOf
 
 from vistill.data.records import Sample
@@ -35,6 +35,9 @@ FEATURES = Features(
     }
 )
 COLUMNS = tuple(FEATURES)
+
+REPORT = "report.json"
+STATE = "build.json"
 
 # A record batch is closed at either bound: random access reads little, and a build holds one batch in memory.
 BATCH_ROWS = 64
@@ -66,7 +69,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(path: Path, message: str) -> Iterator[None]:
-    """Hold an exclusive lock on `path` (created, removed at the end); raises DataError(message) if it is taken.
+    """Hold an exclusive lock on the file `path`, which comes and goes; DataError(message) if it is taken.
 
     The system drops the lock of a killed process. Where there is no flock (Windows), nothing is locked.
     """
@@ -80,18 +83,22 @@ def locked(path: Path, message: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DataError(message) from None
-        yield
-        path.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically."""
+    """Write `value` as indented JSON, atomically; lone surrogates of file names become JSON escapes."""
     with atomic_file(path) as file:
-        file.write((json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
+        file.write(
+            (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+        )
 
 
 def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one compact JSON object a line, atomically; lone surrogates of file names survive (ASCII only)."""
+    """Write one compact JSON object a line, atomically; all ASCII, so lone surrogates survive."""
     with atomic_file(path) as file:
         for row in rows:
             file.write(json.dumps(row, separators=(",", ":")).encode("ascii") + b"\n")
@@ -102,6 +109,37 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
     with path.open("rb") as file:
         for line in file:
             yield json.loads(line)
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """Return report.json of a built data set; raises DataError when there is none."""
+    path = folder / REPORT
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; expected a folder that `vistill data build` made")
+    report: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return report
+
+
+def split_names(folder: Path) -> list[str]:
+    """Return the splits of a built data set, in the order train, dev, test, extra."""
+    path = Path(folder) / "dataset_dict.json"
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; expected a folder that `vistill data build` made")
+    names: list[str] = json.loads(path.read_text("utf-8"))["splits"]
+    return names
+
+
+def open_split(folder: Path, split: str) -> Dataset:
+    """Return one split of a built data set, memory-mapped; its columns are the fields of `Sample`."""
+    names = split_names(folder)
+    if split not in names:
+        raise DataError(f"{folder}: has no split {split!r}; it has {', '.join(names)}")
+    return Dataset.load_from_disk(str(Path(folder) / split))
+
+
+def open_dataset(folder: Path) -> DatasetDict:
+    """Return all splits of a built data set, memory-mapped."""
+    return DatasetDict({split: open_split(folder, split) for split in split_names(folder)})
 
 
 def write_shard(path: Path, samples: Iterable[Sample]) -> None:
@@ -142,7 +180,7 @@ def write_split_metadata(folder: Path, files: list[str], fingerprint: str) -> No
     }
     assert DatasetInfo.from_dict(info).features == FEATURES
     write_json(folder / "dataset_info.json", info)
-    state = {
+    state: dict[str, Any] = {
         "_data_files": [{"filename": name} for name in files],
         "_fingerprint": fingerprint[:16],
         "_format_columns": None,

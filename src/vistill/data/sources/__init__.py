@@ -3,8 +3,11 @@
 from collections.abc import Callable, Iterator
 
 from vistill.data.records import Item
-from vistill.data.sources import flickr8k
+from vistill.data.sources import coco, flickr8k, folder, karpathy
 
 SOURCES: dict[str, Callable[..., Iterator[Item]]] = {
     "flickr8k": flickr8k.read,
+    "folder": folder.read,
+    "coco": coco.read,
+    "karpathy": karpathy.read,
 }

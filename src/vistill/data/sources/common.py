@@ -9,21 +9,8 @@ from vistill.data.records import Dropped
 from vistill.errors import DataError
 
 PICTURE_SUFFIXES = frozenset(
-    (
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".webp",
-        ".gif",
-        ".bmp",
-        ".tif",
-        ".tiff",
-        ".avif",
-        ".ppm",
-        ".pgm",
-    )
+    f".{name}"
+    for name in "jpg jpeg jpe jfif png webp gif bmp tif tiff avif heic heif jp2 jxl ppm pgm".split()  # noqa: SIM905
 )
 
 
@@ -84,6 +71,10 @@ def picture_path(folder: Path, name: str, key: str) -> Path | Dropped:
     if pure.is_absolute() or PureWindowsPath(name).drive or ".." in pure.parts:
         return Dropped(key, "unsafe_path", f"{name!r} leads out of its folder")
     path = folder / pure
-    if not path.is_file():
+    try:
+        found = path.is_file()
+    except OSError as error:  # a name longer than the file system allows
+        return Dropped(key, "bad_row", f"{name[:80]!r} cannot be looked up: {error.strerror}")
+    if not found:
         return Dropped(key, "missing_picture", f"{name!r} is not in {folder.name}/")
     return path

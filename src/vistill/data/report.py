@@ -1,0 +1,132 @@
+"""What a build found, from its plan and scan: rows, duplicates, and the report that names each loss."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vistill.data import scan, store
+from vistill.data.duplicates import THUMBNAIL, Pair, find_pairs, removals
+from vistill.data.records import SPLITS, Dropped, Sample, count_reasons
+
+
+@dataclass(frozen=True)
+class Row:
+    """One entry of the plan joined with what the scan found of it."""
+
+    entry: dict[str, Any]
+    found: dict[str, Any]
+
+    def sample(self, image: bytes, licence: str | None) -> Sample:
+        """Return the stored sample; `licence` replaces the source's unless it is None."""
+        return Sample(
+            key=self.entry["key"],
+            image=image,
+            width=self.found["width"],
+            height=self.found["height"],
+            captions=tuple(self.entry["captions"]),
+            question=self.entry["question"],
+            answers=tuple(self.entry["answers"]),
+            split=self.entry["split"],
+            source=self.entry["source"],
+            licence=self.entry["licence"] if licence is None else licence,
+        )
+
+
+def rows(work: Path) -> Iterator[Row]:
+    """Yield every entry of the plan in folder `work` that could be decoded."""
+    for entry, found in zip(scan.plan_entries(work), scan.scan_rows(work), strict=True):
+        if "dropped" not in found:
+            yield Row(entry, found)
+
+
+def make_report(
+    work: Path, state: Mapping[str, Any], near_duplicates: int | None, licence: str | None
+) -> tuple[dict[str, Any], set[int]]:
+    """Return the report and the numbers of the rows that are duplicates to leave out."""
+    keys: list[str] = []
+    splits: list[str] = []
+    pairs = _pairs(work, keys, splits, near_duplicates)
+    removed = removals(pairs, splits)
+    dropped = list(scan.dropped_rows(store.read_json_lines(work / "plan.jsonl")))
+    dropped += scan.dropped_rows(scan.scan_rows(work))
+    dropped += [_removed(row, pair, keys, splits) for row, pair in sorted(removed.items())]
+    counts = _split_counts(work, removed, licence)
+    fingerprints = "".join(split["fingerprint"] for split in counts.values())
+    report = {
+        **{name: state[name] for name in ("format", "source", "arguments", "annotations", "versions")},
+        "fingerprint": hashlib.sha256(fingerprints.encode()).hexdigest(),
+        "splits": counts,
+        "dropped": {"counts": count_reasons(dropped), "items": [asdict(item) for item in dropped]},
+        "duplicates": [_pair_row(pair, keys, splits, removed) for pair in pairs],
+    }
+    return report, set(removed)
+
+
+def _pairs(work: Path, keys: list[str], splits: list[str], near_duplicates: int | None) -> list[Pair]:
+    """Fill `keys` and `splits` from the rows; return the pairs of equal and nearly equal pictures."""
+    sha256: list[str] = []
+    pixels: list[str] = []
+    hashes: list[int] = []
+    thumbnails = bytearray()
+    for row in rows(work):
+        keys.append(row.entry["key"])
+        splits.append(row.entry["split"])
+        sha256.append(row.found["sha256"])
+        pixels.append(row.found["pixels"])
+        hashes.append(row.found["dhash"])
+        thumbnails += base64.b64decode(row.found["thumbnail"])
+    small = np.frombuffer(bytes(thumbnails), dtype=np.uint8).reshape(len(keys), THUMBNAIL**2)
+    return find_pairs(sha256, pixels, np.array(hashes, np.uint64), small, splits, near_duplicates)
+
+
+def _removed(row: int, pair: Pair, keys: Sequence[str], splits: Sequence[str]) -> Dropped:
+    other = pair.first if row == pair.second else pair.second
+    if pair.kind == "near":
+        how = f"{pair.distance} bits from, correlation {pair.correlation} with"
+    else:
+        how = f"same {pair.kind} as"
+    detail = f"{how} {keys[other]!r} in {splits[other]}; removed from {splits[row]}"
+    return Dropped(keys[row], "near_duplicate" if pair.kind == "near" else "duplicate", detail)
+
+
+def _pair_row(
+    pair: Pair, keys: Sequence[str], splits: Sequence[str], removed: Mapping[int, Pair]
+) -> dict[str, Any]:
+    both = (pair.first, pair.second)
+    return {
+        "keys": [keys[row] for row in both],
+        "splits": [splits[row] for row in both],
+        "kind": pair.kind,
+        "distance": pair.distance,
+        "correlation": pair.correlation,
+        "removed": [keys[row] for row in both if row in removed],
+    }
+
+
+def _split_counts(work: Path, removed: Mapping[int, Pair], licence: str | None) -> dict[str, dict[str, Any]]:
+    """Return counts and content fingerprint of each split that has pictures, in the order of SPLITS.
+
+    The fingerprint is a SHA-256 over the rows, each picture as its own SHA-256: equal content, equal value.
+    """
+    counts: dict[str, dict[str, Any]] = {}
+    digests = {name: hashlib.sha256() for name in SPLITS}
+    for number, row in enumerate(rows(work)):
+        if number in removed:
+            continue
+        name = row.entry["split"]
+        count = counts.setdefault(name, {"pictures": 0, "captions": 0, "questions": 0, "bytes": 0})
+        count["pictures"] += 1
+        count["captions"] += len(row.entry["captions"])
+        count["questions"] += bool(row.entry["question"])
+        count["bytes"] += row.found["bytes"]
+        values = {**vars(row.sample(b"", licence)), "image": row.found["sha256"]}
+        digests[name].update(json.dumps([*values.values()]).encode("ascii") + b"\n")
+    return {
+        name: {**counts[name], "fingerprint": digests[name].hexdigest()} for name in SPLITS if name in counts
+    }

@@ -1,0 +1,214 @@
+"""A folder of pictures with their captions: a metadata file, or a `.txt` beside each picture.
+
+    ROOT/metadata.jsonl or metadata.csv   columns file_name (or image), caption (or text, captions), split
+    ROOT/**/photo.jpg, photo.txt          each line of the text file is a caption
+
+A metadata file may also lie in a split's folder (ROOT/train/metadata.jsonl); its names are relative to it. A
+picture may have several rows, each adds its captions. Captions come from metadata, else from the text file.
+
+The split is the metadata's, else the name of the first folder (train, val, dev, test ...), else drawn: of the
+pictures left, sorted by sha256(seed, key), the first part goes to dev, the next to test, the rest to train.
+"""
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vistill.data.records import Annotation, Dropped, Entry, Item, normalise_split, split_order
+from vistill.data.sources.common import PICTURE_SUFFIXES, picture_path, read_lines
+from vistill.errors import ConfigError, DataError
+
+METADATA = ("metadata.jsonl", "metadata.csv")
+NAME_COLUMNS = ("file_name", "image", "filename")
+CAPTION_COLUMNS = ("captions", "caption", "text")
+
+
+@dataclass
+class _Picture:
+    """What is known of one picture before its split is settled."""
+
+    path: Path
+    captions: list[str] = field(default_factory=list)
+    split: str = ""  # "" while unknown
+
+
+def read(root: Path, dev_fraction: float = 0.0, test_fraction: float = 0.0, seed: int = 0) -> Iterator[Item]:
+    """Yield the pictures of a folder and its subfolders, split after split, in the order of their paths.
+
+    dev_fraction, test_fraction: parts of the pictures without a split of their own that are drawn for dev and
+    test. Raises ConfigError for fractions outside 0..1 and DataError when there is no picture, for metadata
+    without a name or caption column and for an unknown split.
+    """
+    if min(dev_fraction, test_fraction) < 0 or dev_fraction + test_fraction > 1:
+        raise ConfigError(
+            f"dev_fraction {dev_fraction} and test_fraction {test_fraction} must add up to 0..1"
+        )
+    pictures, texts = _walk(root)
+    if not pictures:
+        raise DataError(f"{root}: holds no picture ({', '.join(sorted(PICTURE_SUFFIXES))})")
+    described = False
+    for path in _metadata_files(root):
+        described = True
+        yield Annotation(path)
+        for row in _rows(path):
+            if isinstance(row, Dropped):
+                yield row
+            else:
+                yield from _take_row(root, path, row, pictures)
+    for key, picture in pictures.items():
+        sidecar = picture.path.with_suffix(".txt")
+        if not picture.captions and sidecar in texts:
+            for _, line in read_lines(sidecar):
+                if isinstance(line, Dropped):
+                    yield Dropped(key, line.reason, f"{sidecar.name}: {line.detail}")
+                else:
+                    picture.captions.append(line)
+    if not described:
+        stems = {picture.path.with_suffix("") for picture in pictures.values()}
+        for text in sorted(texts):
+            if text.with_suffix("") not in stems:
+                name = text.relative_to(root).as_posix()
+                yield Dropped(name, "missing_picture", "a text file without a picture of its name")
+    _settle_splits(root, pictures, dev_fraction, test_fraction, seed)
+    for key, picture in sorted(pictures.items(), key=lambda pair: (split_order(pair[1].split), pair[0])):
+        yield Entry(key, picture.path, tuple(picture.captions), picture.split, "folder")
+
+
+def _walk(root: Path) -> tuple[dict[str, _Picture], set[Path]]:
+    """Return {key: picture} and the text files below `root`; hidden files and folders are left out."""
+    pictures: dict[str, _Picture] = {}
+    texts: set[Path] = set()
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        for name in sorted(files):
+            path = Path(folder, name)
+            suffix = path.suffix.lower()
+            if name.startswith("."):
+                continue
+            if suffix in PICTURE_SUFFIXES:
+                pictures[path.relative_to(root).as_posix()] = _Picture(path)
+            elif suffix == ".txt":
+                texts.add(path)
+    return pictures, texts
+
+
+def _metadata_files(root: Path) -> list[Path]:
+    """Return the metadata files of `root` and of its folders named after a split."""
+    folders = [root, *sorted(path for path in root.iterdir() if path.is_dir() and _folder_split(path.name))]
+    found = []
+    for folder in folders:
+        here = [folder / name for name in METADATA if (folder / name).is_file()]
+        if len(here) > 1:
+            raise DataError(f"{folder}: holds {' and '.join(METADATA)}; keep one of them")
+        found += here
+    return found
+
+
+def _folder_split(name: str) -> str:
+    """Return the split a folder is named after, or ""."""
+    try:
+        return normalise_split(name, "")
+    except DataError:
+        return ""
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any] | Dropped]:
+    """Yield the rows of a metadata file with lower-case column names and the line under `#`."""
+    rows = _csv_rows(path) if path.suffix == ".csv" else _jsonl_rows(path)
+    checked = False
+    for row in rows:
+        if isinstance(row, dict) and not checked:
+            checked = True
+            for columns in (NAME_COLUMNS, CAPTION_COLUMNS):
+                if not any(name in row for name in columns):
+                    names = ", ".join(name for name in row if name != "#")
+                    raise DataError(f"{path}: has columns {names}; expected one of {', '.join(columns)}")
+        yield row
+
+
+def _csv_rows(path: Path) -> Iterator[dict[str, Any] | Dropped]:
+    # Bytes that are not UTF-8 become surrogates, so that one bad field costs its row and not the file.
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.reader(file)
+        try:
+            header = [name.strip().lower() for name in next(reader, [])]
+            for fields in reader:
+                where = f"{path.name}:{reader.line_num}"
+                if any("\udc80" <= char <= "\udcff" for text in fields for char in text):
+                    yield Dropped(where, "not_utf8", "the row is not UTF-8")
+                elif len(fields) != len(header):
+                    detail = f"{len(fields)} fields under {len(header)} columns: {','.join(fields)[:80]!r}"
+                    yield Dropped(where, "bad_row", detail)
+                else:
+                    yield {**dict(zip(header, fields, strict=True)), "#": where}
+        except csv.Error as error:
+            raise DataError(f"{path}:{reader.line_num}: is not CSV: {error}") from error
+
+
+def _jsonl_rows(path: Path) -> Iterator[dict[str, Any] | Dropped]:
+    for number, line in read_lines(path):
+        where = f"{path.name}:{number}"
+        if isinstance(line, Dropped):
+            yield line
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            yield Dropped(where, "bad_row", f"is not JSON: {error}")
+            continue
+        if isinstance(row, dict):
+            yield {**{str(name).lower(): value for name, value in row.items()}, "#": where}
+        else:
+            yield Dropped(where, "bad_row", f"is {type(row).__name__}, not an object")
+
+
+def _take_row(
+    root: Path, metadata: Path, row: dict[str, Any], pictures: dict[str, _Picture]
+) -> Iterator[Dropped]:
+    """Add a row's captions and split to its picture."""
+    name = next((row[column] for column in NAME_COLUMNS if row.get(column)), None)
+    value: Any = next((row[column] for column in CAPTION_COLUMNS if row.get(column)), [])
+    captions = [value] if isinstance(value, str) else value
+    if not isinstance(name, str) or not isinstance(captions, list):
+        yield Dropped(row["#"], "bad_row", f"file name {name!r}, captions {str(value)[:80]!r}")
+        return
+    if not all(isinstance(caption, str) for caption in captions):
+        yield Dropped(row["#"], "bad_row", f"captions of {name!r} are not all text")
+        return
+    found = picture_path(metadata.parent, name, name)
+    if isinstance(found, Dropped):
+        yield Dropped(name, found.reason, f"{row['#']}: {found.detail}; {len(captions)} captions lost")
+        return
+    key = found.relative_to(root).as_posix()
+    picture = pictures.setdefault(key, _Picture(found))  # a picture without a known suffix counts when named
+    picture.captions += captions
+    if row.get("split"):
+        split = normalise_split(str(row["split"]), row["#"])
+        if picture.split and picture.split != split:
+            split, other = sorted((split, picture.split), key=split_order)
+            yield Dropped(key, "conflicting_split", f"{row['#']}: in {split} and {other}; it goes to {split}")
+        picture.split = split
+
+
+def _settle_splits(
+    root: Path, pictures: dict[str, _Picture], dev_fraction: float, test_fraction: float, seed: int
+) -> None:
+    """Give every picture its split."""
+    open_keys = []
+    for key, picture in pictures.items():
+        parts = picture.path.relative_to(root).parts
+        picture.split = picture.split or (_folder_split(parts[0]) if len(parts) > 1 else "")
+        if not picture.split:
+            open_keys.append(key)
+    open_keys.sort(
+        key=lambda key: hashlib.sha256(f"{seed}:{key}".encode("utf-8", "surrogateescape")).digest()
+    )
+    dev = round(dev_fraction * len(open_keys))
+    test = dev + round(test_fraction * len(open_keys))
+    for number, key in enumerate(open_keys):
+        pictures[key].split = "dev" if number < dev else "test" if number < test else "train"
