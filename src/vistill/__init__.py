@@ -1,3 +1,22 @@
 """vistill: small image-to-text models, distilled, scored, exported and run on a plain CPU."""
 
 __version__ = "0.1.0"
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
+if TYPE_CHECKING:
+    from vistill.runtime.pipelines import Caption, Captioner
+
+__all__ = ["Caption", "Captioner", "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    """Import `Caption` and `Captioner` once they are asked for: `import vistill` alone loads nothing."""
+    if name in ("Caption", "Captioner"):
+        from vistill.runtime import pipelines
+
+        return getattr(pipelines, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

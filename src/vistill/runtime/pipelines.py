@@ -1,0 +1,150 @@
+"""What a user imports: `Captioner`. Pictures in, text out; no torch."""
+
+import threading
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tokenizers import Tokenizer
+
+from vistill.errors import BundleError, ConfigError
+from vistill.runtime.bundle import Bundle, open_bundle
+from vistill.runtime.decode import GenerationConfig, generate
+from vistill.runtime.image import DEFAULT_LIMITS, Limits, preprocess
+from vistill.runtime.sessions import DecoderSession, VisionSession, available_cpus
+
+Source = bytes | str | Path | Image.Image
+
+PACKAGED = Path(__file__).parent.parent / "bundles" / "captioner"
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A caption and its score: sum(log p) / length ** length_penalty, so at most 0, higher is surer."""
+
+    text: str
+    score: float
+
+
+class Captioner:
+    """Captions pictures with a bundle; by default the one in the package.
+
+        >>> from vistill import Captioner
+        >>> Captioner()("photo.jpg")  # doctest: +SKIP
+        'a dog runs through the grass'
+
+    bundle: a folder written by `vistill export`. threads: of each picture batch, by default all CPUs.
+    batch_size: pictures that go through the model together. limits: see `vistill.runtime.image.Limits`.
+    Other keywords are fields of GenerationConfig and override those of the bundle (`num_beams=1`, ...).
+    One object may be used from many threads. Raises BundleError and ConfigError; calls raise ImageError.
+    """
+
+    def __init__(
+        self,
+        bundle: str | Path | None = None,
+        threads: int | None = None,
+        batch_size: int = 16,
+        limits: Limits = DEFAULT_LIMITS,
+        **generation: Any,
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise ConfigError(f"threads={threads}: must be at least 1")
+        if batch_size < 1:
+            raise ConfigError(f"batch_size={batch_size}: must be at least 1")
+        self.threads = threads or available_cpus()
+        self.batch_size = batch_size
+        self.limits = limits
+        self.bundle = _open(bundle)
+        self.manifest = self.bundle.manifest
+        self.preprocess = self.manifest.preprocess
+        try:
+            self.generation = replace(self.manifest.generation, **generation)
+        except TypeError as error:
+            known = ", ".join(GenerationConfig.__dataclass_fields__)
+            raise ConfigError(
+                f"Captioner: unknown setting in {sorted(generation)}; known are {known}"
+            ) from error
+        self._lock = threading.Lock()
+
+    @overload
+    def __call__(self, sources: Source) -> str: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, sources: Iterable[Source]) -> list[str]: ...
+    def __call__(self, sources: Source | Iterable[Source]) -> str | list[str]:
+        """The best caption of one picture, or a list of them for several."""
+        if isinstance(sources, Source):
+            return self.caption([sources])[0][0].text
+        return [captions[0].text for captions in self.caption(sources)]
+
+    def caption(self, sources: Iterable[Source], num_return: int | None = None) -> list[list[Caption]]:
+        """`num_return` captions of each picture, best first; pictures are bytes, paths or PIL images."""
+        found: list[list[Caption]] = []
+        iterator = iter(sources)
+        with ThreadPoolExecutor(self.threads) as pool:
+            while batch := list(islice(iterator, self.batch_size)):
+                found += self.caption_arrays(np.stack(self._read(batch, pool)), num_return)
+        return found
+
+    def caption_arrays(
+        self, pixels: NDArray[np.float32], num_return: int | None = None
+    ) -> list[list[Caption]]:
+        """As `caption`, for pictures that `preprocess` describes, ready as float32 [B, 3, H, W]."""
+        shape = (3, *self.preprocess.size)
+        if pixels.dtype != np.float32 or pixels.shape[1:] != shape:
+            raise ValueError(f"pixels must be float32 [B, {shape}], got {pixels.dtype} {pixels.shape}")
+        config = self.generation
+        if num_return is not None:
+            config = replace(config, num_return=num_return, num_beams=max(config.num_beams, num_return))
+        found: list[list[Caption]] = []
+        for start in range(0, len(pixels), self.batch_size):
+            found += self._caption_batch(pixels[start : start + self.batch_size], config)
+        return found
+
+    def _caption_batch(self, pixels: NDArray[np.float32], config: GenerationConfig) -> list[list[Caption]]:
+        vision, decoder, tokenizer = self._parts
+        tokens = self.manifest.special_tokens
+        stepper = decoder.start(vision.run(pixels))
+        found = generate(stepper, len(pixels), bos=tokens["bos"], eos=tokens["eos"], config=config)
+        return [[Caption(tokenizer.decode(list(h.tokens)).strip(), h.score) for h in one] for one in found]
+
+    def _read(self, batch: Sequence[Source], pool: ThreadPoolExecutor) -> list[NDArray[np.float32]]:
+        def read(source: Source) -> NDArray[np.float32]:
+            return preprocess(source, self.preprocess, self.limits)
+
+        return list(map(read, batch)) if len(batch) == 1 else list(pool.map(read, batch))
+
+    @property
+    def _parts(self) -> tuple[VisionSession, DecoderSession, Tokenizer]:
+        with self._lock:  # two first calls at once must not load twice
+            return self._loaded
+
+    @cached_property
+    def _loaded(self) -> tuple[VisionSession, DecoderSession, Tokenizer]:
+        files = {role: str(self.bundle.folder / entry.file) for role, entry in self.manifest.files.items()}
+        with ThreadPoolExecutor(1) as pool:  # both sessions take their time, mostly outside the interpreter
+            other = pool.submit(
+                lambda: DecoderSession(self.bundle.read("decoder"), self.threads, files["decoder"])
+            )
+            vision = VisionSession(self.bundle.read("vision"), self.threads, files["vision"])
+            tokenizer = _tokenizer(self.bundle.read("tokenizer"), files["tokenizer"])
+            return vision, other.result(), tokenizer
+
+
+def _open(bundle: str | Path | None) -> Bundle:
+    if bundle is None and not PACKAGED.is_dir():
+        raise BundleError(f"this installation holds no model ({PACKAGED} is missing): name a bundle folder")
+    return open_bundle(PACKAGED if bundle is None else bundle)
+
+
+def _tokenizer(data: bytes, name: str) -> Tokenizer:
+    try:
+        return Tokenizer.from_buffer(data)
+    except ValueError as error:
+        raise BundleError(f"{name}: is no tokenizer: {error}") from error

@@ -1,0 +1,125 @@
+"""ONNX Runtime sessions of a bundle: the vision graph, and the decoder step with its key/value cache."""
+
+import os
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from vistill.errors import BundleError
+
+# What onnxruntime raises for a file that is no graph, or a graph that it cannot run.
+_LOAD_ERRORS = (
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
+
+Cross = dict[str, ort.OrtValue]
+
+
+class VisionSession:
+    """pixels [B, 3, H, W] -> cross-attention keys and values, which every caption of a picture shares."""
+
+    def __init__(self, model: bytes, threads: int | None = None, name: str = "vision graph") -> None:
+        self.session = open_session(model, threads, name)
+        _expect_names(name, self.session.get_inputs(), {"pixels"})
+        self.outputs = [value.name for value in self.session.get_outputs()]
+
+    def run(self, pixels: NDArray[np.float32]) -> Cross:
+        """float32 [B, 3, H, W] -> `cross_key.{l}` [B, h, d, N] and `cross_value.{l}` [B, h, N, d]."""
+        values = self.session.run_with_ort_values(self.outputs, {"pixels": _ort_value(pixels)})
+        return dict(zip(self.outputs, values, strict=True))
+
+
+class DecoderSession:
+    """The decoder graph. It holds no text: each call of `start` gives a stepper with a state of its own."""
+
+    def __init__(self, model: bytes, threads: int | None = None, name: str = "decoder graph") -> None:
+        self.session = open_session(model, threads, name)
+        inputs = {value.name: value for value in self.session.get_inputs()}
+        self.layers = sum(name.startswith("past_key.") for name in inputs)
+        if self.layers == 0:
+            raise BundleError(f"{name}: it has no input past_key.0")
+        kinds = ("cross_key", "cross_value", "past_key", "past_value")
+        _expect_names(
+            name, inputs.values(), {"tokens"} | {f"{k}.{i}" for k in kinds for i in range(self.layers)}
+        )
+        _, _, self.heads, _, self.head_width = inputs["past_key.0"].shape  # [B, C, h, T, d]
+        pairs = [f"{kind}.{i}" for i in range(self.layers) for kind in ("key", "value")]
+        self.past = [f"past_{pair}" for pair in pairs]
+        self.outputs = ["logits", *(f"present_{pair}" for pair in pairs)]
+        _expect_names(name, self.session.get_outputs(), set(self.outputs))
+
+    def start(self, cross: Cross) -> "OnnxStepper":
+        """A stepper for the pictures of `cross`, which is what `VisionSession.run` returned."""
+        return OnnxStepper(self, cross)
+
+
+class OnnxStepper:
+    """`vistill.runtime.decode.Stepper` over a DecoderSession.
+
+    The caches stay where ONNX Runtime wrote them; the new order of rows is kept in mind until the next step,
+    so that a row which stays in place is not moved.
+    """
+
+    def __init__(self, decoder: DecoderSession, cross: Cross) -> None:
+        self.decoder = decoder
+        self.cross = cross
+        batch = cross["cross_key.0"].shape()[0]
+        empty = np.zeros((batch, 1, decoder.heads, 0, decoder.head_width), np.float32)
+        self.past = [_ort_value(empty)] * len(decoder.past)
+
+    def step(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """tokens [B, C] -> logits [B, C, V] of the next position."""
+        feeds = self.cross | dict(zip(self.decoder.past, self.past, strict=True))
+        feeds["tokens"] = _ort_value(tokens)
+        logits, *self.past = self.decoder.session.run_with_ort_values(self.decoder.outputs, feeds)
+        out: NDArray[np.float32] = logits.numpy()
+        return out
+
+    def reorder(self, rows: NDArray[np.int64]) -> None:
+        """rows [B, C2]: new row (b, c) continues old row (b, rows[b, c])."""
+        captions = self.past[0].shape()[1]
+        if rows.shape[1] == captions and (rows == np.arange(captions)).all():
+            return
+        batch = np.arange(rows.shape[0])[:, None]
+        self.past = [_ort_value(value.numpy()[batch, rows]) for value in self.past]
+
+
+def open_session(model: bytes, threads: int | None, name: str) -> ort.InferenceSession:
+    """A CPU session for the bytes of an ONNX file. Raises BundleError if onnxruntime cannot run them."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or available_cpus()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors only: warnings there are about graph optimisation
+    # Threads that spin after each of the many small calls of a decoder step take the cores of everybody else.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except _LOAD_ERRORS as error:
+        raise BundleError(f"{name}: onnxruntime {ort.__version__} cannot run it: {error}") from error
+
+
+def available_cpus() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _ort_value(array: NDArray[np.generic]) -> ort.OrtValue:
+    return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+
+
+def _expect_names(graph: str, values: object, expected: set[str]) -> None:
+    found = {value.name for value in values}  # type: ignore[attr-defined]
+    if found != expected:
+        odd = ", ".join(sorted(found ^ expected)[:8])
+        raise BundleError(
+            f"{graph}: inputs or outputs are not those of a vistill bundle; they differ in {odd}"
+        )

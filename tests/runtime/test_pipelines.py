@@ -1,0 +1,134 @@
+"""The Captioner on the tiny bundle, against a search written out by hand."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import vistill
+from vistill.errors import BundleError, ConfigError, ImageError
+from vistill.runtime.image import preprocess
+from vistill.runtime.pipelines import Caption, Captioner
+
+WORDS = ("<pad>", "<bos>", "<eos>", "<unk>", "a", "dog", "cat", "runs", "sits", "on", "the", "grass")
+
+
+def picture(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (5, 6, 3), np.uint8))
+
+
+@pytest.fixture(scope="module")
+def captioner(tiny_bundle: Path) -> Captioner:
+    return Captioner(tiny_bundle, threads=1)
+
+
+def test_greedy_captions_equal_a_loop_in_numpy(
+    tiny_bundle: Path, tiny_reference: Callable[[np.ndarray, list[int]], np.ndarray]
+) -> None:
+    greedy = Captioner(tiny_bundle, threads=1, num_beams=1, length_penalty=0.0)
+    for seed in range(4):
+        pixels = preprocess(picture(seed), greedy.preprocess)
+        text, score = [1], 0.0
+        while len(text) < 7:
+            logits = tiny_reference(pixels, text)
+            p = logits - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
+            if len(text) == 1:
+                p[2] = -np.inf
+            score += p.max()
+            if p.argmax() == 2:
+                break
+            text.append(int(p.argmax()))
+        found = greedy.caption([picture(seed)])[0][0]
+        words = [WORDS[i] for i in text[1:] if i > 3]
+        assert found.text == " ".join(words)
+        assert found.score == pytest.approx(score, abs=1e-3)
+
+
+def test_one_picture_gives_text_and_a_list_gives_a_list(captioner: Captioner, tmp_path: Path) -> None:
+    image = picture(0)
+    text = captioner(image)
+    assert isinstance(text, str)
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    (tmp_path / "a.png").write_bytes(buffer.getvalue())
+    sources = [image, buffer.getvalue(), tmp_path / "a.png", str(tmp_path / "a.png")]
+    assert captioner(sources) == [text] * 4
+    assert captioner(iter(sources[:2])) == [text] * 2
+    assert captioner([]) == []
+
+
+def test_batches_do_not_change_captions(tiny_bundle: Path, captioner: Captioner) -> None:
+    pictures = [picture(seed) for seed in range(7)]
+    small = Captioner(tiny_bundle, threads=2, batch_size=2).caption(pictures)
+    for one, other in zip(small, captioner.caption(pictures), strict=True):
+        assert one[0].text == other[0].text
+        assert one[0].score == pytest.approx(other[0].score, abs=1e-5)
+    assert len({one[0].text for one in small}) > 1  # they are not all the same picture
+
+
+def test_n_best_captions_come_sorted(captioner: Captioner) -> None:
+    (found,) = captioner.caption([picture(3)], num_return=5)  # more than the bundle's three beams
+    assert len(found) == 5
+    assert all(isinstance(one, Caption) for one in found)
+    assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+    pixels = preprocess(picture(3), captioner.preprocess)[None]
+    assert captioner.caption_arrays(pixels, num_return=5) == [found]
+
+
+def test_many_threads_may_share_a_captioner(tiny_bundle: Path) -> None:
+    shared = Captioner(tiny_bundle, threads=1)
+    pictures = [picture(seed) for seed in range(12)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(shared, pictures))
+    assert found == [Captioner(tiny_bundle, threads=1)(image) for image in pictures]
+
+
+def test_wrong_arrays_and_settings_are_refused(tiny_bundle: Path, captioner: Captioner) -> None:
+    with pytest.raises(ValueError, match="must be float32"):
+        captioner.caption_arrays(np.zeros((1, 3, 5, 4), np.float32))
+    with pytest.raises(ValueError, match="must be float32"):
+        captioner.caption_arrays(np.zeros((1, 3, 4, 4)))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="num_beams=0"):
+        Captioner(tiny_bundle, num_beams=0)
+    with pytest.raises(ConfigError, match="'beams'"):
+        Captioner(tiny_bundle, beams=3)
+    with pytest.raises(ConfigError, match="threads=0"):
+        Captioner(tiny_bundle, threads=0)
+    with pytest.raises(ConfigError, match="batch_size=0"):
+        Captioner(tiny_bundle, batch_size=0)
+
+
+def test_a_broken_picture_is_an_image_error(captioner: Captioner) -> None:
+    with pytest.raises(ImageError):
+        captioner(b"not a picture")
+
+
+def test_a_missing_model_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BundleError, match="no such bundle folder"):
+        Captioner(tmp_path / "absent")
+    monkeypatch.setattr("vistill.runtime.pipelines.PACKAGED", tmp_path / "absent")
+    with pytest.raises(BundleError, match="holds no model"):
+        Captioner()
+
+
+def test_importing_vistill_loads_nothing_and_the_captioner_loads_no_torch() -> None:
+    code = (
+        "import sys; before = set(sys.modules); import vistill; "
+        "new = {m for m in set(sys.modules) - before if not m.startswith('vistill')}; print(sorted(new)); "
+        "from vistill import Captioner; print(Captioner.__name__, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[]", "Captioner False"]
+
+
+def test_an_unknown_name_of_the_package_is_an_attribute_error() -> None:
+    assert vistill.Captioner is Captioner
+    assert "Captioner" in dir(vistill)
+    with pytest.raises(AttributeError, match="Captionist"):
+        vistill.Captionist  # noqa: B018
