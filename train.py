@@ -2,7 +2,8 @@
 
 import sys
 
-from vistill.cli.main import app
+from vistill.cli.main import main
 
 if __name__ == "__main__":
-    app(["train", *sys.argv[1:]])
+    sys.argv.insert(1, "train")
+    main()

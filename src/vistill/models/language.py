@@ -1,8 +1,8 @@
 """A GPT-2-style decoder with cross-attention, of any size.
 
 The same network as `transformers` GPT2LMHeadModel with `add_cross_attention=True` (a test loads one's weights
-and compares), laid out for captioning: the C captions or beams of one picture share its cross-attention keys and
-values, which are computed once and never copied.
+and compares), laid out for captioning: the C captions or beams of one picture share its cross-attention keys
+and values, which are computed once and never copied.
 """
 
 import math

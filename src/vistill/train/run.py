@@ -111,6 +111,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     data = CaptionData(config.datamodule, config.trainer.seed)
     model, tokenizer, preprocess = _start_model(config, data)
     model.tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast on a CPU
+    model.train()  # Lightning leaves the mode as it is, and a loaded checkpoint is in evaluation mode
     frozen = freeze(model, FreezePolicy(config.trainer.encoder))
     _print_parameters(model)
     context = model.config.decoder.context

@@ -1,0 +1,115 @@
+"""Batches: the same item however it is asked for, order by seed and epoch, exact continuation."""
+
+import numpy as np
+import pytest
+import torch
+from tests.tiny import build_data
+
+from vistill.data.collate import (
+    CaptionRows,
+    EpochBatches,
+    ResumableLoader,
+    collate,
+    mirror_words,
+    online_pixels,
+)
+from vistill.data.dataset import open_split
+from vistill.data.text import TokenizerConfig, train_tokenizer
+from vistill.models.tokens import BOS, PAD
+from vistill.runtime.image import AugmentSpec, Preprocess, preprocess
+
+SPEC = Preprocess(size=(32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
+    return open_split(build_data(tmp_path_factory.mktemp("tiny")), "train")
+
+
+def _rows(table, *, captions: int = 2, augment: bool = True) -> CaptionRows:  # type: ignore[no-untyped-def]
+    tokenizer = train_tokenizer(
+        [t for texts in table["captions"] for t in texts], TokenizerConfig(min_count=1)
+    )
+    pixels = online_pixels(table, SPEC, AugmentSpec() if augment else None)
+    return CaptionRows(table, pixels, tokenizer, captions=captions, longest=12, seed=3)
+
+
+def test_an_item_is_the_same_whenever_it_is_asked_for(table) -> None:  # type: ignore[no-untyped-def]
+    rows = _rows(table)
+    first = rows[4, 7]
+    rows[5, 7]
+    again = rows[4, 7]
+    assert first[0] == again[0]
+    assert np.array_equal(first[1], again[1])
+    assert first[2] == again[2]
+    assert not np.array_equal(first[1], rows[5, 7][1]), "another epoch shows another view"
+
+
+def test_validation_shows_the_clean_picture_and_all_captions(table) -> None:  # type: ignore[no-untyped-def]
+    rows = _rows(table, captions=0, augment=False)
+    key, pixels, texts = rows[0, 3]
+    assert key == table[3]["key"]
+    assert np.array_equal(pixels, preprocess(table[3]["image"], SPEC))
+    assert len(texts) == len(table[3]["captions"])
+
+
+def test_more_captions_than_there_are_repeat_evenly(table) -> None:  # type: ignore[no-untyped-def]
+    rows = _rows(table, captions=4, augment=False)
+    texts = [tuple(t) for t in rows[0, 0][2]]
+    assert len(texts) == 4
+    assert all(texts.count(t) == 2 for t in texts)
+
+
+def test_left_and_right_are_swapped_when_mirrored() -> None:
+    assert mirror_words("a man left of a dog , right there") == "a man right of a dog , left there"
+
+
+def test_collate_pads_texts_and_missing_captions() -> None:
+    pixels = np.zeros((3, 4, 4), dtype=np.float16)
+    batch = collate([("a", pixels, [[BOS, 5, 2], [BOS, 2]]), ("b", pixels, [[BOS, 6, 7, 2]])], start=2)
+    assert batch.keys == ("a", "b")
+    assert batch.start == 2
+    assert batch.pixels.dtype == torch.float32
+    assert batch.tokens.tolist() == [[[BOS, 5, 2, PAD], [BOS, 2, PAD, PAD]], [[BOS, 6, 7, 2], [PAD] * 4]]
+
+
+def test_ranks_share_an_epoch_without_overlap() -> None:
+    seen = [
+        {row for batch in EpochBatches(20, 2, shuffle=True, seed=1, rank=rank, ranks=2) for _, row in batch}
+        for rank in range(2)
+    ]
+    assert not seen[0] & seen[1]
+    assert len(seen[0] | seen[1]) == 20
+
+
+def test_each_epoch_has_its_own_order_and_every_picture_once() -> None:
+    batches = EpochBatches(20, 5, shuffle=True, seed=1)
+    first = [row for batch in batches for _, row in batch]
+    batches.epoch = 1
+    second = [row for batch in batches for _, row in batch]
+    assert sorted(first) == sorted(second) == list(range(20))
+    assert first != second
+
+
+@pytest.mark.parametrize(("stop", "workers"), [(0, 0), (1, 0), (3, 0), (6, 0), (7, 0), (11, 0), (3, 2)])
+def test_a_stopped_loader_goes_on_exactly(table, stop: int, workers: int) -> None:  # type: ignore[no-untyped-def]
+    def loader() -> ResumableLoader:
+        return ResumableLoader(
+            _rows(table), EpochBatches(24, 4, shuffle=True, seed=3), start=0, workers=workers
+        )
+
+    def run(source: ResumableLoader, count: int) -> list[tuple[tuple[str, ...], float]]:
+        out: list[tuple[tuple[str, ...], float]] = []
+        while len(out) < count:
+            for batch in source:
+                out.append((batch.keys, float(batch.pixels.sum())))
+                if len(out) == count:
+                    break
+        return out
+
+    whole = run(loader(), 14)
+    first = loader()
+    before = run(first, stop) if stop else []
+    second = loader()
+    second.load_state_dict(first.state_dict())
+    assert before + run(second, 14 - stop) == whole

@@ -1,0 +1,104 @@
+"""A run killed at any step and resumed ends with the weights of one that was never stopped."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tests.tiny import build_data
+
+WORDS = (
+    "model=tiny",
+    "logger=none",
+    "datamodule.batch_size=4",
+    "datamodule.tokenizer.min_count=1",
+    "trainer.max_epochs=3",
+    "trainer.checkpoint_every=1",
+    "trainer.ema=0.9",
+    "trainer.encoder=last-4",
+    "generation.max_new_tokens=8",
+)
+OBJECTIVES = {
+    "cross-entropy": ("objective.bag_of_words=0.1", "datamodule.views=2"),
+    "self-critical": ("objective=self-critical", "objective.samples=2", "datamodule.views=0"),
+}
+
+
+def _command(folder: Path, name: str, *words: str) -> list[str]:
+    paths = (
+        f"out={folder}",
+        f"name={name}",
+        f"datamodule.path={folder}/built",
+        f"datamodule.cache={folder}/views",
+    )
+    code = "from vistill.cli.main import main; main()"
+    return [sys.executable, "-c", code, "train", *WORDS, *paths, *words]
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def _run_and_kill(command: list[str], last: Path, checkpoints: int) -> bool:
+    """Kill with SIGKILL once `last` has been written so many times; whether the run was still going."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    seen, stamp = 0, last.stat().st_mtime_ns if last.exists() else 0
+    while process.poll() is None and seen < checkpoints:
+        now = last.stat().st_mtime_ns if last.exists() else 0
+        seen, stamp = seen + (now != stamp), now
+        time.sleep(0.002)
+    running = process.poll() is None
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    return running
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", list(OBJECTIVES))
+def test_killed_runs_end_like_whole_ones(tmp_path: Path, objective: str) -> None:
+    build_data(tmp_path)
+    words = OBJECTIVES[objective]
+    _run(_command(tmp_path, "whole", *words))
+    draw = random.Random(objective)
+    kills, resume = 0, ""
+    for _ in range(3):
+        extra = ("--resume",) if resume else ()
+        command = _command(tmp_path, "killed", *words, *extra)
+        kills += _run_and_kill(command, tmp_path / "killed" / "last.ckpt", draw.randint(2, 7))
+        resume = "yes"
+    assert kills >= 2, "the run was over before it could be killed"
+    _run(_command(tmp_path, "killed", *words, "--resume"))
+
+    states = [
+        torch.load(tmp_path / name / "last.ckpt", weights_only=True, map_location="cpu")
+        for name in ("whole", "killed")
+    ]
+    assert states[0]["global_step"] == states[1]["global_step"] == 18
+    assert len(states[0]["state_dict"]) > 50
+    for part in ("state_dict", "current_model_state"):
+        for name, tensor in states[0][part].items():
+            assert torch.equal(tensor, states[1][part][name]), f"{part}: {name} differs"
+    reached = [
+        json.loads((tmp_path / name / "best" / "config.json").read_text())["provenance"]["reached"]
+        for name in ("whole", "killed")
+    ]
+    assert reached[0] == reached[1]
+
+
+@pytest.mark.slow
+def test_a_folder_is_not_trained_over_and_nothing_is_resumed_from_nothing(tmp_path: Path) -> None:
+    build_data(tmp_path)
+    done = subprocess.run(_command(tmp_path, "run", "--resume"), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "there is no" in done.stderr
+    _run(_command(tmp_path, "run", "trainer.max_epochs=1"))
+    done = subprocess.run(_command(tmp_path, "run"), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "add --resume" in done.stderr
