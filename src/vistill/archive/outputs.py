@@ -247,7 +247,8 @@ def _json_paths(file: BinaryIO, path: Path, header: bytes) -> Iterator[tuple[str
             values = json.loads(line)
             found = os.fspath(values["path"])
             if "caption" not in values:
-                found = values["error"] and None  # the line of a failure, as --json prints it
+                values["error"]  # a failure as --json prints it: a record of ours, but nothing done
+                found = None
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(f"{path}, line {number}, is not a caption record: choose another file") from error
         yield found, end
