@@ -1,0 +1,151 @@
+"""Evaluate a captioner: captions of a split, their scores with intervals, and the files about it."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vistill import __version__
+from vistill.errors import DataError, ImageError
+from vistill.provenance import environment, git_revision
+from vistill.report.generate import Model
+
+FORMAT = 1
+Rows = Sequence[Mapping[str, Any]]
+"""Rows of a built data set: key, image (bytes), captions, ..."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Captions of some pictures, in order, and how long it took (decoding the pictures included)."""
+
+    keys: list[str]
+    captions: list[str]
+    model_scores: list[float]
+    references: list[list[str]]
+    seconds: float
+    fingerprint: str
+    """sha256 over keys, pictures and references."""
+
+
+def caption_rows(
+    model: Model, rows: Rows, *, batch_size: int, progress: Callable[[int], None] = lambda done: None
+) -> Run:
+    """Caption every row; `progress` is called with the number of pictures done.
+
+    Raises DataError for no rows, a row without captions and a picture that cannot be decoded.
+    """
+    if not len(rows):
+        raise DataError("there is no picture to evaluate")
+    digest = hashlib.sha256()
+    keys: list[str] = []
+    found = []
+    references: list[list[str]] = []
+    seconds = 0.0
+    for start in range(0, len(rows), batch_size):
+        batch = [rows[i] for i in range(start, min(start + batch_size, len(rows)))]
+        for row in batch:
+            _check(row)
+            digest.update(json.dumps([row["key"], list(row["captions"])]).encode())
+            digest.update(hashlib.sha256(row["image"]).digest())
+        began = time.perf_counter()
+        try:
+            found.extend(model.caption([row["image"] for row in batch]))
+        except ImageError as error:
+            names = ", ".join(row["key"] for row in batch)
+            raise DataError(
+                f"a picture out of {names} cannot be decoded: {error}; build the data set again"
+            ) from error
+        seconds += time.perf_counter() - began
+        keys.extend(row["key"] for row in batch)
+        references.extend(list(row["captions"]) for row in batch)
+        progress(len(keys))
+    return Run(
+        keys, [f.text for f in found], [f.score for f in found], references, seconds, digest.hexdigest()
+    )
+
+
+def _check(row: Mapping[str, Any]) -> None:
+    if not row["captions"]:
+        raise DataError(f"picture {row['key']!r} has no caption to compare with; choose a split that has")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A run with its scores: of the whole (0 to 100, as papers print) and of each picture."""
+
+    run: Run
+    figures: dict[str, dict[str, float]]
+    """{score: {value, low, high}} with 95% bootstrap intervals over pictures."""
+    pictures: dict[str, NDArray[np.float64]]
+    """{score: [M]}, 0 to 100 like the figures."""
+    variety: dict[str, dict[str, float]]
+    """{figure: {model, people}}: how varied the captions are, beside one caption a picture by people."""
+
+
+def to_json(scored: Scored, model: Model, name: str, data: str, split: str) -> dict[str, Any]:
+    """What metrics.json holds."""
+    run = scored.run
+    return {
+        "format": FORMAT,
+        "task": "caption",
+        "model": {"name": name, "kind": model.kind, "sha256": model.hash, "preprocess": model.preprocess},
+        "data": {
+            "name": data,
+            "split": split,
+            "pictures": len(run.keys),
+            "references": sum(map(len, run.references)),
+            "fingerprint": run.fingerprint,
+        },
+        "generation": asdict(model.generation),
+        "scores": scored.figures,
+        "variety": scored.variety,
+        "seconds": round(run.seconds, 3),
+        "pictures_per_second": round(len(run.keys) / run.seconds, 2),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "vistill": __version__,
+        "git": git_revision(),
+        "environment": environment(),
+    }
+
+
+def prediction_lines(scored: Scored) -> list[str]:
+    """One JSON object a picture: key, caption, model_score, references, scores."""
+    run = scored.run
+    return [
+        json.dumps(
+            {
+                "key": key,
+                "caption": run.captions[i],
+                "model_score": round(run.model_scores[i], 4),
+                "references": run.references[i],
+                "scores": {name: round(float(values[i]), 3) for name, values in scored.pictures.items()},
+            },
+            ensure_ascii=False,
+        )
+        for i, key in enumerate(run.keys)
+    ]
+
+
+def coco_results(run: Run) -> list[dict[str, str | int]]:
+    """COCO results, `[{"image_id", "caption"}]`; ids are numbers if every key is one."""
+    numbers = all(key.isascii() and key.isdecimal() for key in run.keys)
+    return [
+        {"image_id": int(key) if numbers else key, "caption": caption}
+        for key, caption in zip(run.keys, run.captions, strict=True)
+    ]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
