@@ -6,6 +6,10 @@ from typing import Annotated
 import typer
 
 from vistill import __version__
+from vistill.cli.caption import caption
+from vistill.cli.data import app as data
+from vistill.cli.evaluate import evaluate
+from vistill.cli.train import train
 from vistill.errors import VistillError
 
 # A module that only an extra brings -> that extra.
@@ -50,6 +54,12 @@ def _common(
     ] = False,
 ) -> None:
     """Small image-to-text models: caption pictures, build data, train, score and export."""
+
+
+app.command()(caption)
+app.add_typer(data, name="data")
+app.command()(train)
+app.command()(evaluate)
 
 
 def main() -> None:
