@@ -60,7 +60,7 @@ def read(root: Path) -> Iterator[Item]:
         found = picture_path(photos, name, name)
         if isinstance(found, Path):
             yield Entry(name, found, tuple(texts), split, "flickr8k", licence=LICENCE)
-        elif Path(name).suffix.lower() not in PICTURE_SUFFIXES:
+        elif found.reason == "missing_picture" and Path(name).suffix.lower() not in PICTURE_SUFFIXES:
             yield Dropped(name, "stray_key", f"{len(texts)} captions under a key that names no picture")
         else:
             yield Dropped(name, found.reason, f"{found.detail}; split {split}, {len(texts)} captions lost")

@@ -1,0 +1,438 @@
+"""The readers, on tiny data sets in their real formats with the dirt that real ones have."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vistill.data.records import Annotation, Dropped, Entry, Item
+from vistill.data.sources import SOURCES, coco, flickr8k, folder, karpathy
+from vistill.errors import ConfigError, DataError
+
+
+def _entries(items: list[Item]) -> dict[str, Entry]:
+    return {item.key: item for item in items if isinstance(item, Entry)}
+
+
+def _dropped(items: list[Item]) -> list[tuple[str, str]]:
+    return sorted((item.key, item.reason) for item in items if isinstance(item, Dropped))
+
+
+def _write(path: Path, data: bytes | str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    return path
+
+
+def test_every_source_is_in_the_table() -> None:
+    files = {path.stem for path in Path(flickr8k.__file__).parent.glob("*.py")} - {"__init__", "common"}
+    assert set(SOURCES) == files
+
+
+# Flickr8k
+
+
+def test_flickr8k(flickr: Path) -> None:
+    items = list(flickr8k.read(flickr))
+    entries = _entries(items)
+    splits = {
+        split: sum(entry.split == split for entry in entries.values()) for split in ("train", "dev", "extra")
+    }
+    assert splits == {"train": 8, "dev": 2, "extra": 2}
+    assert entries["0_abc.jpg"].captions[4] == "A dog number 4 runs past photo 0 ."
+    assert _dropped(items) == [
+        ("2258277193_586949ec62.jpg.1", "stray_key"),
+        ("missing.jpg", "missing_picture"),
+    ]
+    assert [item.path.name for item in items if isinstance(item, Annotation)] == [
+        "Flickr8k.token.txt",
+        "Flickr_8k.devImages.txt",
+        "Flickr_8k.trainImages.txt",
+    ]
+
+
+def test_flickr8k_text_with_bom_crlf_bad_bytes_and_bad_lines(flickr: Path) -> None:
+    tokens = flickr / "Flickr8k_text" / "Flickr8k.token.txt"
+    text = tokens.read_bytes().replace(b"\n", b"\r\n")
+    bad = b"0_abc.jpg#5\tcaf\xe9\r\nno tab here\r\n\r\n../../etc/passwd#0\tA secret file .\r\n"
+    tokens.write_bytes(b"\xef\xbb\xbf" + text + bad)
+    train = flickr / "Flickr8k_text" / "Flickr_8k.trainImages.txt"
+    train.write_bytes(train.read_bytes().replace(b"\n", b"\r\n") + b"8_abc.jpg\r\nnever_seen.jpg")
+    items = list(flickr8k.read(flickr))
+    entries = _entries(items)
+    assert len(entries) == 12
+    assert len(entries["0_abc.jpg"].captions) == 5
+    assert not any("\r" in caption for entry in entries.values() for caption in entry.captions)
+    assert entries["8_abc.jpg"].split == "dev", "listed in dev and train: what is evaluated stays evaluated"
+    lines = 5 * 14
+    assert _dropped(items) == sorted(
+        [
+            ("2258277193_586949ec62.jpg.1", "stray_key"),
+            ("missing.jpg", "missing_picture"),
+            (f"Flickr8k.token.txt:{lines + 1}", "not_utf8"),
+            (f"Flickr8k.token.txt:{lines + 2}", "bad_row"),
+            ("../../etc/passwd", "unsafe_path"),
+            ("8_abc.jpg", "conflicting_split"),
+            ("never_seen.jpg", "no_caption"),
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("gone", "expected"),
+    [
+        ("Flickr8k_text/Flickr8k.token.txt", "the Flickr8k token file"),
+        ("Flicker8k_Dataset", "the Flickr8k photos"),
+    ],
+)
+def test_flickr8k_says_what_is_missing(flickr: Path, gone: str, expected: str) -> None:
+    (flickr / gone).rename(flickr / "elsewhere")
+    with pytest.raises(DataError, match=expected) as caught:
+        list(flickr8k.read(flickr))
+    assert str(flickr / gone) in str(caught.value)
+
+
+def test_flickr8k_without_any_split_file(flickr: Path) -> None:
+    for path in flickr.glob("Flickr8k_text/*Images.txt"):
+        path.unlink()
+    with pytest.raises(
+        DataError, match=r"trainImages.txt: no such file; expected the list of training photos"
+    ):
+        list(flickr8k.read(flickr))
+
+
+# Folder
+
+
+def test_folder_with_text_files_and_split_folders(tmp_path: Path, photo) -> None:
+    for name in (
+        "train/a.jpg",
+        "train/deep/b.PNG",
+        "val/c.jpg",
+        "loose.jpg",
+        "uncaptioned.jpg",
+        ".hidden/h.jpg",
+    ):
+        _write(tmp_path / name, photo(len(name)))
+    _write(tmp_path / "train/a.txt", b"\xef\xbb\xbfA first caption\r\nA second caption\r\n\r\n")
+    _write(tmp_path / "train/deep/b.txt", "One caption")
+    _write(tmp_path / "val/c.txt", b"Good line\ncaf\xe9")
+    _write(tmp_path / "loose.txt", "Loose")
+    _write(tmp_path / "orphan.txt", "Whose am I?")
+    items = list(folder.read(tmp_path))
+    entries = _entries(items)
+    assert {key: entry.split for key, entry in entries.items()} == {
+        "val/c.jpg": "dev",
+        "loose.jpg": "train",
+        "train/a.jpg": "train",
+        "train/deep/b.PNG": "train",
+        "uncaptioned.jpg": "train",
+    }
+    assert entries["train/a.jpg"].captions == ("A first caption", "A second caption")
+    assert entries["val/c.jpg"].captions == ("Good line",)
+    assert entries["uncaptioned.jpg"].captions == ()
+    assert _dropped(items) == [("orphan.txt", "missing_picture"), ("val/c.jpg", "not_utf8")]
+    assert next(iter(entries)) == "val/c.jpg", "evaluated splits come first"
+
+
+def test_folder_with_jsonl(tmp_path: Path, photo) -> None:
+    for name in ("a.jpg", "b.jpg", "sub/c.jpg"):
+        _write(tmp_path / name, photo(len(name)))
+    rows = [
+        {"file_name": "a.jpg", "text": "A one", "split": "validation"},
+        {"file_name": "a.jpg", "text": "A two", "split": "train"},
+        {"image": "b.jpg", "captions": ["B one", "B two"], "split": "train"},
+        {"file_name": "sub/c.jpg", "caption": "C"},
+        {"file_name": "gone.jpg", "text": "Gone"},
+        {"file_name": "../outside.jpg", "text": "Out"},
+        {"file_name": "/etc/passwd", "text": "Out"},
+        {"file_name": "C:\\Windows\\x.jpg", "text": "Out"},
+        {"file_name": "sub\\..\\..\\x.jpg", "text": "Out"},
+        {"file_name": 7, "text": "Number"},
+        {"file_name": "b.jpg", "captions": ["fine", 3]},
+        ["no", "object"],
+    ]
+    lines = [json.dumps(row) for row in rows] + ["{broken"]
+    _write(tmp_path / "metadata.jsonl", b"\xef\xbb\xbf" + "\r\n".join(lines).encode() + b"\r\n{\xff}\r\n")
+    _write(tmp_path.parent / "outside.jpg", photo(1))
+    items = list(folder.read(tmp_path))
+    entries = _entries(items)
+    assert entries["a.jpg"].captions == ("A one", "A two")
+    assert entries["a.jpg"].split == "dev"
+    assert entries["b.jpg"].captions == ("B one", "B two")
+    assert entries["sub/c.jpg"].captions == ("C",)
+    assert _dropped(items) == sorted(
+        [
+            ("a.jpg", "conflicting_split"),
+            ("gone.jpg", "missing_picture"),
+            ("../outside.jpg", "unsafe_path"),
+            ("/etc/passwd", "unsafe_path"),
+            ("C:\\Windows\\x.jpg", "unsafe_path"),
+            ("sub\\..\\..\\x.jpg", "unsafe_path"),
+            ("metadata.jsonl:10", "bad_row"),
+            ("metadata.jsonl:11", "bad_row"),
+            ("metadata.jsonl:12", "bad_row"),
+            ("metadata.jsonl:13", "bad_row"),
+            ("metadata.jsonl:14", "not_utf8"),
+        ]
+    )
+
+
+def test_folder_with_csv(tmp_path: Path, photo) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        _write(tmp_path / "train" / name, photo(len(name)))
+    _write(
+        tmp_path / "train" / "metadata.csv",
+        b'\xef\xbb\xbfFile_Name,Text\r\na.jpg,"A dog, and ""two""\nlines"\r\n'
+        b"a.jpg,caf\xe9\r\nb.jpg,one,two\r\nb.jpg,B\r\n",
+    )
+    items = list(folder.read(tmp_path))
+    entries = _entries(items)
+    assert entries["train/a.jpg"].captions == ('A dog, and "two"\nlines',)
+    assert entries["train/b.jpg"].captions == ("B",)
+    assert {entry.split for entry in entries.values()} == {"train"}
+    assert _dropped(items) == [("metadata.csv:4", "not_utf8"), ("metadata.csv:5", "bad_row")]
+
+
+def test_folder_draws_splits_by_picture_with_a_seed(tmp_path: Path, photo) -> None:
+    rows = []
+    for number in range(20):
+        _write(tmp_path / f"{number}.jpg", photo(number))
+        rows += [json.dumps({"file_name": f"{number}.jpg", "text": f"caption {n} of it"}) for n in range(3)]
+    _write(tmp_path / "metadata.jsonl", "\n".join(rows))
+
+    def splits(**options) -> dict[str, str]:
+        return {key: entry.split for key, entry in _entries(list(folder.read(tmp_path, **options))).items()}
+
+    drawn = splits(dev_fraction=0.2, test_fraction=0.1)
+    assert sorted(drawn.values()).count("dev") == 4
+    assert sorted(drawn.values()).count("test") == 2
+    assert drawn == splits(dev_fraction=0.2, test_fraction=0.1)
+    assert drawn != splits(dev_fraction=0.2, test_fraction=0.1, seed=1)
+    (tmp_path / "metadata.jsonl").write_text("\n".join(reversed(rows)))
+    assert drawn == splits(dev_fraction=0.2, test_fraction=0.1), "the order of rows must not matter"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"metadata.csv": "picture,text\na.jpg,x\n"}, "has columns picture, text; expected one of file_name"),
+        (
+            {"metadata.csv": "file_name,label\na.jpg,x\n"},
+            "has columns file_name, label; expected one of captions",
+        ),
+        (
+            {"metadata.csv": "file_name,text,split\na.jpg,x,holdout\n"},
+            "metadata.csv:2: unknown split 'holdout'",
+        ),
+        ({"metadata.csv": "a", "metadata.jsonl": "{}"}, "keep one of them"),
+        ({"metadata.jsonl": b"\xff\xfe{\x00}\x00"}, "is UTF-16; convert it to UTF-8"),
+    ],
+)
+def test_folder_refuses_metadata_it_cannot_use(tmp_path: Path, photo, metadata, message: str) -> None:
+    _write(tmp_path / "a.jpg", photo(1))
+    for name, content in metadata.items():
+        _write(tmp_path / name, content)
+    with pytest.raises(DataError, match=message):
+        list(folder.read(tmp_path))
+
+
+def test_folder_without_pictures_and_with_a_wrong_fraction(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no picture"):
+        list(folder.read(tmp_path))
+    with pytest.raises(ConfigError, match=r"dev_fraction 0.7 and test_fraction 0.7"):
+        list(folder.read(tmp_path, dev_fraction=0.7, test_fraction=0.7))
+
+
+# COCO
+
+
+def _coco(root: Path, photo, name: str, first: int, count: int) -> dict:
+    data = {
+        "licenses": [{"id": 4, "name": "Attribution License", "url": "http://example.org/by/2.0/"}],
+        "images": [
+            {"id": first + n, "file_name": f"COCO_{first + n:012d}.jpg", "license": 4} for n in range(count)
+        ],
+        "annotations": [
+            {"id": 10 * n + c, "image_id": first + n, "caption": f"Caption {c} of {first + n}."}
+            for c in range(2)
+            for n in range(count)
+        ],
+    }
+    for row in data["images"]:
+        _write(root / name / row["file_name"], photo(row["id"]))
+    return data
+
+
+def test_coco_standard_files(tmp_path: Path, photo) -> None:
+    _write(
+        tmp_path / "annotations/captions_train2014.json",
+        json.dumps(_coco(tmp_path, photo, "train2014", 1, 3)),
+    )
+    val = _coco(tmp_path, photo, "val2014", 11, 2)
+    val["annotations"] += [
+        {"id": 99, "image_id": 777, "caption": "Stray"},
+        {"id": 98, "image_id": 11},
+        {"id": 97, "image_id": True, "caption": "Odd"},
+    ]
+    val["images"] += [
+        {"id": 50, "file_name": "gone.jpg"},
+        {"id": 51, "file_name": "../train2014/COCO_000000000001.jpg"},
+        {"id": 52},
+    ]
+    _write(tmp_path / "annotations/captions_val2014.json", b"\xef\xbb\xbf" + json.dumps(val).encode())
+    items = list(SOURCES["coco"](tmp_path))
+    entries = _entries(items)
+    assert list(entries) == ["11", "12", "1", "2", "3"]
+    assert entries["11"].captions == ("Caption 0 of 11.", "Caption 1 of 11.")
+    assert entries["11"].split == "dev"
+    assert entries["1"].split == "train"
+    assert entries["1"].licence == "Attribution License http://example.org/by/2.0/"
+    assert _dropped(items) == sorted(
+        [
+            ("777", "stray_key"),
+            ("captions_val2014.json:annotations[5]", "bad_row"),
+            ("captions_val2014.json:annotations[6]", "bad_row"),
+            ("50", "missing_picture"),
+            ("51", "unsafe_path"),
+            ("captions_val2014.json:images[4]", "bad_row"),
+        ]
+    )
+
+
+def test_coco_parts_of_our_own(tmp_path: Path, photo) -> None:
+    _write(tmp_path / "a.json", json.dumps(_coco(tmp_path, photo, "pics", 1, 2)))
+    _write(tmp_path / "b.json", json.dumps(_coco(tmp_path, photo, "more", 1, 2)))
+    parts = ["train:a.json:pics", "test:b.json:more"]
+    entries = [item for item in coco.read(tmp_path, parts) if isinstance(item, Entry)]
+    assert [(entry.key, entry.split) for entry in entries] == [
+        ("1", "test"),
+        ("2", "test"),
+        ("1", "train"),
+        ("2", "train"),
+    ]
+    by_name = [
+        item.key for item in coco.read(tmp_path, parts[:1], keys="file_name") if isinstance(item, Entry)
+    ]
+    assert by_name == ["COCO_000000000001.jpg", "COCO_000000000002.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({}, DataError, "holds none of annotations/captions_val2017.json"),
+        ({"parts": ["train:a.json"]}, ConfigError, "part 'train:a.json' is not SPLIT:ANNOTATIONS:PICTURES"),
+        ({"parts": ["holdout:a.json:pics"]}, DataError, "unknown split 'holdout'"),
+        ({"parts": ["train:b.json:pics"]}, DataError, "b.json: no such file; expected COCO captions"),
+        ({"parts": ["train:list.json:pics"]}, DataError, "list.json: is not a COCO file"),
+        ({"parts": ["train:broken.json:pics"]}, DataError, "broken.json: is not JSON"),
+        ({"parts": ["train:latin.json:pics"]}, DataError, "latin.json: is not UTF-8"),
+        ({"parts": ["train:list.json:nowhere"]}, DataError, "nowhere: no such folder"),
+        ({"keys": "name"}, ConfigError, "keys must be one of id, file_name, not 'name'"),
+    ],
+)
+def test_coco_errors(tmp_path: Path, options: dict, error: type, message: str) -> None:
+    (tmp_path / "pics").mkdir()
+    _write(tmp_path / "list.json", "[1]")
+    _write(tmp_path / "broken.json", "{")
+    _write(tmp_path / "latin.json", '{"a": "é"}'.encode("latin-1"))
+    with pytest.raises(error, match=message):
+        list(coco.read(tmp_path, **options))
+
+
+# Karpathy
+
+
+def _karpathy(root: Path, photo) -> dict:
+    rows = []
+    for number, split in enumerate(["train", "val", "test", "restval", "restval"]):
+        _write(root / "val2014" / f"{number}.jpg", photo(number))
+        sentences = [{"raw": f"Photo {number}.", "tokens": ["photo", str(number)]}, {"tokens": ["no", "raw"]}]
+        rows.append(
+            {
+                "filename": f"{number}.jpg",
+                "filepath": "val2014",
+                "cocoid": 100 + number,
+                "split": split,
+                "sentences": sentences,
+            }
+        )
+    return {"dataset": "coco", "images": rows}
+
+
+@pytest.mark.parametrize(
+    ("restval", "splits"),
+    [
+        ("train", {"100": "train", "101": "dev", "102": "test", "103": "train", "104": "train"}),
+        ("extra", {"100": "train", "101": "dev", "102": "test", "103": "extra", "104": "extra"}),
+        ("drop", {"100": "train", "101": "dev", "102": "test"}),
+    ],
+)
+def test_karpathy_restval(tmp_path: Path, photo, restval: str, splits: dict[str, str]) -> None:
+    _write(tmp_path / "dataset_coco.json", json.dumps(_karpathy(tmp_path, photo)))
+    items = list(karpathy.read(tmp_path, restval=restval))
+    entries = _entries(items)
+    assert {key: entry.split for key, entry in entries.items()} == splits
+    assert entries["100"].captions == ("Photo 0.", "no raw")
+    assert entries["100"].source == "coco"
+    assert len(_dropped(items)) == (2 if restval == "drop" else 0)
+
+
+def test_karpathy_dirt(tmp_path: Path, photo) -> None:
+    data = _karpathy(tmp_path, photo)
+    data["images"] += [
+        {"filename": "gone.jpg", "split": "train", "sentences": []},
+        {"filename": "../secret.jpg", "split": "train", "sentences": []},
+        {"filename": "0.jpg", "filepath": "..", "split": "train", "sentences": []},
+        {"filename": "0.jpg", "split": "train", "sentences": "none"},
+        {"split": "train"},
+        {"filename": "x" * 300 + ".jpg", "split": "train", "sentences": []},
+    ]
+    _write(tmp_path / "x.json", json.dumps(data))
+    items = list(karpathy.read(tmp_path, annotations="x.json", images="."))
+    assert len(_entries(items)) == 5
+    assert [reason for _, reason in _dropped(items)].count("unsafe_path") == 2
+    assert ("gone.jpg", "missing_picture") in _dropped(items)
+    assert ("0.jpg", "bad_row") in _dropped(items)
+    assert ("x.json:images[9]", "bad_row") in _dropped(items)
+    assert ("x" * 300 + ".jpg", "bad_row") in _dropped(items)
+
+
+def test_karpathy_errors(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"expected one dataset\*.json, found none"):
+        list(karpathy.read(tmp_path))
+    with pytest.raises(ConfigError, match="restval must be one of train, extra, drop, not 'keep'"):
+        list(karpathy.read(tmp_path, restval="keep"))
+    _write(
+        tmp_path / "dataset.json",
+        json.dumps({"images": [{"filename": "a.jpg", "split": "odd", "sentences": []}]}),
+    )
+    with pytest.raises(DataError, match=r"dataset.json:images\[0\]: unknown split 'odd'"):
+        list(karpathy.read(tmp_path))
+
+
+# Real data
+
+
+@pytest.mark.data
+def test_real_flickr8k_annotations(data_root: Path) -> None:
+    items = list(flickr8k.read(data_root / "flickr8k"))
+    entries = _entries(items)
+    splits = [entry.split for entry in entries.values()]
+    assert (splits.count("train"), splits.count("dev"), splits.count("extra")) == (5999, 1000, 91)
+    assert {len(entry.captions) for entry in entries.values()} == {5}
+    assert _dropped(items) == [
+        ("2258277193_586949ec62.jpg.1", "stray_key"),
+        ("3050606344_af711c726c.jpg", "missing_picture"),
+    ]
+
+
+@pytest.mark.data
+def test_real_rsicd_annotations(data_root: Path) -> None:
+    items = list(karpathy.read(data_root / "rsicd"))
+    entries = _entries(items)
+    splits = [entry.split for entry in entries.values()]
+    assert (splits.count("train"), splits.count("dev")) == (1200, 300)
+    assert _dropped(items) == []
+    repeated = sum(len(entry.captions) - len(set(entry.captions)) for entry in entries.values())
+    assert repeated > 4000

@@ -1,0 +1,84 @@
+"""The Arrow folder and the atomic files."""
+
+import json
+from pathlib import Path
+
+import datasets
+import pytest
+
+from vistill.data import store
+from vistill.data.records import Sample
+from vistill.errors import DataError
+
+
+def test_schema_is_exactly_the_documented_one() -> None:
+    assert list(store.FEATURES) == [
+        "key",
+        "image",
+        "width",
+        "height",
+        "captions",
+        "question",
+        "answers",
+        "split",
+        "source",
+        "licence",
+    ]
+    assert tuple(Sample.__dataclass_fields__) == store.COLUMNS
+
+
+def test_hugging_face_opens_what_is_written(tmp_path: Path) -> None:
+    samples = [
+        Sample(f"k{n}", bytes([n]) * n, n, 2 * n, ("a b", "ü"), "why?", ("yes", "no"), "dev", "src", "free")
+        for n in range(150)  # more than one record batch
+    ]
+    store.write_shard(tmp_path / "data-00000-of-00001.arrow", samples)
+    store.write_split_metadata(tmp_path, ["data-00000-of-00001.arrow"], "0123456789abcdef99")
+    table = datasets.load_from_disk(str(tmp_path))
+    assert table.features == store.FEATURES
+    assert len(table) == 150
+    assert [
+        Sample(**{**row, "captions": tuple(row["captions"]), "answers": tuple(row["answers"])})
+        for row in table
+    ] == (samples)
+    assert table._fingerprint == datasets.load_from_disk(str(tmp_path))._fingerprint
+    assert len(table.data.column("key").chunks) == 3
+
+
+def test_big_pictures_close_a_record_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "BATCH_BYTES", 100)
+    samples = [Sample(str(n), b"x" * 60, 1, 1, ("ab",)) for n in range(5)]
+    store.write_shard(tmp_path / "data-00000-of-00001.arrow", samples)
+    store.write_split_metadata(tmp_path, ["data-00000-of-00001.arrow"], "f" * 16)
+    table = datasets.load_from_disk(str(tmp_path))
+    assert [len(chunk) for chunk in table.data.column("key").chunks] == [1] * 5
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    store.write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        store.write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_lone_surrogates_survive(tmp_path: Path) -> None:
+    store.write_json(tmp_path / "a.json", {"name": "x\udc80ü"})
+    assert json.loads((tmp_path / "a.json").read_text("utf-8")) == {"name": "x\udc80ü"}
+    store.write_json_lines(tmp_path / "b.jsonl", [{"name": "x\udc80ü"}])
+    assert list(store.read_json_lines(tmp_path / "b.jsonl")) == [{"name": "x\udc80ü"}]
+
+
+def test_lock_is_exclusive_and_goes_away(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with store.locked(path, "taken"), pytest.raises(DataError, match="taken"), store.locked(path, "taken"):
+        raise AssertionError("two holders")
+    with store.locked(path, "taken"):
+        pass
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("opener", [store.read_report, store.split_names, store.open_dataset])
+def test_a_folder_without_a_data_set_is_named(tmp_path: Path, opener) -> None:
+    with pytest.raises(DataError, match=r"no such file; expected a folder that `vistill data build` made"):
+        opener(tmp_path)
