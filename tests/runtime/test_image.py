@@ -3,6 +3,7 @@
 import io
 import os
 import struct
+import sys
 import time
 import warnings
 import zlib
@@ -412,7 +413,8 @@ def test_other_bytes_are_not_an_image(data: bytes) -> None:
         (b"\0\0\0\x14ftypisom\0\0\0\0mp42", "video"),
     ],
 )
-def test_foreign_formats_are_named(data: bytes, named: str) -> None:
+def test_foreign_formats_are_named(data: bytes, named: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as if it were not installed
     with pytest.raises(ImageError, match=named) as caught:
         read_image(data)
     assert caught.value.reason == "unsupported_format"
@@ -694,3 +696,19 @@ def test_colour_changes_are_the_three_steps_in_a_row() -> None:
 def test_wrong_augment_settings_are_named(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         AugmentSpec(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_heic_where_pillow_heif_is_installed(orientation: int) -> None:
+    """Its decoder turns the picture by itself: it must not be turned twice."""
+    heif = pytest.importorskip("pillow_heif", reason="pillow-heif is optional")
+    upright = np.asarray(photo())
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](upright)))
+    buffer = io.BytesIO()
+    file = heif.from_pillow(stored)
+    file.info["exif"] = exif.tobytes()
+    file.save(buffer, quality=95, exif=exif.tobytes())
+    assert np.abs(pixels(buffer.getvalue()) - upright).mean() < 6
+    assert reason_of(buffer.getvalue(), Limits(max_pixels=100)) == "too_many_pixels"
