@@ -1,13 +1,17 @@
 """A build from end to end: what is kept, what is dropped, duplicates, refusal, and being killed anywhere."""
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from vistill.data import build as building
@@ -305,6 +309,46 @@ def test_info(flickr: Path, tmp_path: Path) -> None:
     assert json.loads(json.dumps(summary))["vocabulary"] == 6 + 12
 
 
+def test_tars_and_parquet_give_the_same_rows_as_files(flickr: Path, tmp_path: Path) -> None:
+    """The same pictures from files, from tars and from Parquet; then our own folder written as Parquet."""
+    build("flickr8k", flickr, tmp_path / "files")
+    expected = {row["key"]: row for split in open_dataset(tmp_path / "files").values() for row in split}
+    with tarfile.open(tmp_path / "flickr" / "a.tar", "w") as tar:
+        for key, row in expected.items():
+            stem, captions = key.removesuffix(".jpg"), json.dumps({"captions": row["captions"]}).encode()
+            for name, data in ((f"{stem}.jpg", row["image"]), (f"{stem}.json", captions)):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    build("webdataset", flickr, tmp_path / "tars")
+    rows = open_split(tmp_path / "tars", "train")
+    assert len(rows) == 12
+    for row in rows:
+        same = expected[row["key"] + ".jpg"]
+        assert [row[name] for name in ("image", "width", "height", "captions")] == [
+            same[name] for name in ("image", "width", "height", "captions")
+        ]
+    for split, table in open_dataset(tmp_path / "files").items():
+        table.to_parquet(tmp_path / "flickr" / f"{split}.parquet", batch_size=3)
+    report = build("parquet", flickr, tmp_path / "parquet", workers=3)
+    assert {
+        row["key"]: row for split in open_dataset(tmp_path / "parquet").values() for row in split
+    } == expected
+    assert report["fingerprint"] == read_report(tmp_path / "files")["fingerprint"]
+    first = flickr / "dev.parquet"
+    os.utime(first, ns=(0, 0))
+    with pytest.raises(DataError, match="pictures were added, removed or changed"):
+        build("parquet", flickr, tmp_path / "parquet")
+
+
+def test_an_empty_cell_is_a_named_loss(tmp_path: Path, photo) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    table = {"image": [photo(1), None], "caption": ["one dog", "two dogs"], "key": ["a", "b"]}
+    pq.write_table(pa.table(table), root / "x.parquet")
+    assert _reasons(build("parquet", root, tmp_path / "out")) == {"b": "image_empty"}
+
+
 KILLER = """
 import os, random, signal, sys
 from pathlib import Path
@@ -382,3 +426,43 @@ def test_real_flickr8k(data_root: Path, tmp_path: Path) -> None:
     assert counts == {"train": (5999, 29995), "dev": (1000, 5000), "extra": (91, 453)}
     assert report["dropped"]["counts"] == {"caption_too_short": 2, "missing_picture": 1, "stray_key": 1}
     assert report["duplicates"] == []
+
+
+@pytest.mark.data
+def test_real_rsicd_without_repeated_captions(data_root: Path, tmp_path: Path) -> None:
+    report = build(
+        "karpathy", data_root / "rsicd", tmp_path / "out", BuildConfig(unique_captions=True), workers=2
+    )
+    assert {name: split["pictures"] for name, split in report["splits"].items()} == {
+        "train": 1200,
+        "dev": 300,
+    }
+    assert report["dropped"]["counts"] == {"caption_repeated": 4292, "caption_too_short": 1}
+    assert sum(split["captions"] for split in report["splits"].values()) == 7500 - 4293
+
+
+MEMORY = """
+import resource, sys
+from pathlib import Path
+from vistill.data.dataset import build
+
+build("folder", Path(sys.argv[1]), Path(sys.argv[2]), workers=2)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux")
+def test_memory_does_not_grow_with_the_pictures(tmp_path: Path, photo) -> None:
+    """96 files of 2 MiB need no more than 24 (a batch of 32 MiB and a little)."""
+    peaks = []
+    for count in (24, 96):
+        root = tmp_path / str(count)
+        root.mkdir()
+        for number in range(count):
+            (root / f"{number}.jpg").write_bytes(photo(number) + bytes(2 * 2**20))
+            (root / f"{number}.txt").write_text("a dog runs")
+        command = [sys.executable, "-c", MEMORY, str(root), str(tmp_path / f"out{count}")]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout) / 1024)
+    assert peaks[1] - peaks[0] < 60, f"{peaks} MiB: 144 MiB more of pictures must not show"

@@ -1,12 +1,17 @@
 """The readers, on tiny data sets in their real formats with the dirt that real ones have."""
 
+import io
 import json
+import shutil
+import tarfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from vistill.data.records import Annotation, Dropped, Entry, Item
-from vistill.data.sources import SOURCES, coco, flickr8k, folder, karpathy
+from vistill.data.sources import SOURCES, coco, flickr8k, folder, karpathy, parquet, webdataset
 from vistill.errors import ConfigError, DataError
 
 
@@ -409,6 +414,135 @@ def test_karpathy_errors(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match=r"dataset.json:images\[0\]: unknown split 'odd'"):
         list(karpathy.read(tmp_path))
+
+
+# WebDataset
+
+
+def _tar(path: Path, members: dict[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def _sample(photo, key: str, caption: str | None = "A caption") -> dict[str, bytes]:
+    members = {f"{key}.jpg": photo(int(key)), f"{key}.json": json.dumps({"caption": "of json"}).encode()}
+    return members if caption is None else {**members, f"{key}.txt": caption.encode()}
+
+
+def test_webdataset_of_img2dataset(tmp_path: Path, photo) -> None:
+    samples = {**_sample(photo, "000000000"), **_sample(photo, "000000001", None)}
+    samples |= {"000000002.txt": b"no picture", "000000003.jpg": photo(3), "000000003.txt": b"caf\xe9"}
+    samples |= {"000000004.jpg": photo(4), "000000004.json": b'{"caption": 5}', "000000005.png": photo(5)}
+    _tar(tmp_path / "00000.tar", samples)
+    _tar(tmp_path / "val" / "00000.tar", _sample(photo, "000000900"))
+    (tmp_path / "00000_stats.json").write_text("{}")
+    items = list(webdataset.read(tmp_path))
+    entries = _entries(items)
+    assert {key: entry.captions for key, entry in entries.items()} == {
+        "000000900": ("A caption",),
+        "000000000": ("A caption",),
+        "000000001": ("of json",),
+        "000000003": (),
+        "000000004": (),
+        "000000005": (),
+    }
+    assert [entry.split for entry in entries.values()] == ["dev"] + ["train"] * 5
+    assert _dropped(items) == [
+        ("000000002", "missing_picture"),
+        ("000000003", "not_utf8"),
+        ("000000004", "bad_row"),
+    ]
+    offset, length = entries["000000001"].span
+    assert (tmp_path / "00000.tar").read_bytes()[offset : offset + length] == photo(1)
+
+
+def test_webdataset_tar_that_ends_too_early(tmp_path: Path, photo) -> None:
+    path = _tar(tmp_path / "a.tar", {**_sample(photo, "1"), **_sample(photo, "2")})
+    entries = _entries(list(webdataset.read(tmp_path)))
+    path.write_bytes(path.read_bytes()[: entries["2"].span[0] + 100])
+    _write(tmp_path / "b.tar", b"<html>404</html>" * 100)
+    items = list(webdataset.read(tmp_path))
+    assert list(_entries(items)) == ["1"]
+    assert _dropped(items) == [
+        ("2", "broken_archive"),
+        ("a.tar", "broken_archive"),
+        ("b.tar", "broken_archive"),
+    ]
+
+
+def test_webdataset_draws_each_picture_by_its_key(tmp_path: Path, photo) -> None:
+    samples = {name: data for n in range(200) for name, data in {f"{n}.jpg": b"x", f"{n}.txt": b"ab"}.items()}
+    _tar(tmp_path / "a.tar", samples)
+    splits = {key: entry.split for key, entry in _entries(list(webdataset.read(tmp_path, 0.2, 0.1))).items()}
+    counts = [list(splits.values()).count(name) for name in ("train", "dev", "test")]
+    assert counts[0] in range(120, 160)
+    assert counts[1] in range(25, 56)
+    assert counts[2] in range(8, 33)
+    _tar(tmp_path / "a.tar", dict(list(samples.items())[:100]))
+    fewer = {key: entry.split for key, entry in _entries(list(webdataset.read(tmp_path, 0.2, 0.1))).items()}
+    assert len(fewer) == 50
+    assert fewer.items() <= splits.items(), "a picture's split does not depend on the others"
+    with pytest.raises(DataError, match=r"holds no .tar file"):
+        list(webdataset.read(_write(tmp_path / "empty" / "x.txt", "").parent))
+
+
+# Parquet
+
+
+def test_parquet_of_datasets_and_of_others(tmp_path: Path, photo) -> None:
+    images = [{"bytes": photo(n), "path": f"{n}.jpg"} for n in range(3)]
+    hugging = pa.table(
+        {"image": images, "text": ["one dog", "two dogs", "three dogs"], "license": ["CC0"] * 3}
+    )
+    pq.write_table(hugging, tmp_path / "validation-00000-of-00001.parquet", row_group_size=2)
+    (tmp_path / "train").mkdir()
+    ours = pa.table(
+        {
+            "bild": [photo(7), photo(8)],
+            "key": ["a", None],
+            "captions": [["x y", "z"], None],
+            "split": [None, "test"],
+            "question": ["why?", None],
+            "answers": [["so", "because"], None],
+        }
+    )
+    pq.write_table(ours, tmp_path / "train" / "part.parquet")
+    with pytest.raises(DataError, match=r"part.parquet: has columns bild, key, .*; expected image or jpg or"):
+        list(parquet.read(tmp_path))
+    (tmp_path / "validation-00000-of-00001.parquet").rename(tmp_path / "kept")
+    entries = _entries(list(parquet.read(tmp_path, ["image=bild"])))
+    assert [(e.key, e.captions, e.split, e.question, e.answers) for e in entries.values()] == [
+        ("a", ("x y", "z"), "train", "why?", ("so", "because")),
+        ("part:0:1", (), "test", "", ()),
+    ]
+    shutil.rmtree(tmp_path / "train")
+    (tmp_path / "kept").rename(tmp_path / "validation-00000-of-00001.parquet")
+    entries = _entries(list(parquet.read(tmp_path)))
+    assert [entry.cell for entry in entries.values()] == [(0, 0, "image"), (0, 1, "image"), (1, 0, "image")]
+    assert {entry.split for entry in entries.values()} == {"dev"}
+    assert next(iter(entries.values())).licence == "CC0"
+
+
+@pytest.mark.parametrize(
+    ("columns", "error", "message"),
+    [
+        (["image"], ConfigError, "column 'image' is not OURS=THEIRS"),
+        (["picture=image"], ConfigError, "with OURS one of image, captions, key"),
+        (["captions=prompt"], DataError, "has columns image; expected prompt for captions"),
+    ],
+)
+def test_parquet_errors(tmp_path: Path, columns: list[str], error: type, message: str) -> None:
+    pq.write_table(pa.table({"image": [b"x"]}), tmp_path / "a.parquet")
+    with pytest.raises(error, match=message):
+        list(parquet.read(tmp_path, columns))
+    (tmp_path / "a.parquet").write_bytes(b"no parquet at all")
+    with pytest.raises(DataError, match=r"a.parquet: is not a Parquet file"):
+        list(parquet.read(tmp_path))
 
 
 # Real data

@@ -12,7 +12,7 @@ app = typer.Typer(help="Build data sets and look into them.", no_args_is_help=Tr
 
 @app.command()
 def build(
-    source: Annotated[str, typer.Argument(help="flickr8k, folder, coco or karpathy.")],
+    source: Annotated[str, typer.Argument(help="flickr8k, folder, coco, karpathy, webdataset or parquet.")],
     root: Annotated[Path, typer.Argument(help="Folder of the data set as it was downloaded.")],
     out: Annotated[Path, typer.Option(help="Folder to build; it appears when the build is complete.")],
     near_duplicates: Annotated[
@@ -29,12 +29,14 @@ def build(
         str | None, typer.Option(help="Licence to record instead of the source's own.")
     ] = None,
     dev_fraction: Annotated[
-        float | None, typer.Option(help="folder: part of the pictures without a split that goes to dev.")
+        float | None,
+        typer.Option(help="folder, webdataset: part of the pictures without a split that goes to dev."),
     ] = None,
     test_fraction: Annotated[
-        float | None, typer.Option(help="folder: part of the pictures without a split that goes to test.")
+        float | None,
+        typer.Option(help="folder, webdataset: part of the pictures without a split that goes to test."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="folder: seed of that draw.")] = None,
+    seed: Annotated[int | None, typer.Option(help="folder, webdataset: seed of that draw.")] = None,
     part: Annotated[
         list[str] | None,
         typer.Option(help="coco: SPLIT:ANNOTATIONS:PICTURES, relative to ROOT; once for each file."),
@@ -52,6 +54,9 @@ def build(
     ] = None,
     restval: Annotated[
         str | None, typer.Option(help="karpathy: where restval goes: train, extra or drop; else train.")
+    ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="parquet: OURS=THEIRS where a column has an unknown name.")
     ] = None,
     shard_size: Annotated[int, typer.Option(help="Pictures in one Arrow file.")] = 1000,
     workers: Annotated[int, typer.Option(help="Threads that decode; 0: one for each core, 8 at most.")] = 0,
@@ -71,6 +76,7 @@ def build(
         "annotations": annotations,
         "images": images,
         "restval": restval,
+        "columns": column or None,
     }
     config = BuildConfig(
         min_caption_chars=min_caption_chars,

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vistill.data import scan, store
+from vistill.data.pictures import read_picture
 from vistill.data.report import Row, make_report, rows
 from vistill.data.sources import SOURCES
 from vistill.errors import ConfigError, DataError
@@ -263,7 +264,7 @@ def _write_splits(
 
 
 def _bytes(row: Row, root: Path) -> bytes:
-    data = scan.read_picture(row.entry, root)
+    data = read_picture(row.entry, root)
     if hashlib.sha256(data).hexdigest() != row.found["sha256"]:
         raise DataError(
             f"{root / row.entry['path']}: changed while the data set was built; build again with --force"

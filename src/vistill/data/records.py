@@ -47,7 +47,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Entry:
-    """One picture as a source found it: nothing is opened yet, `path` exists."""
+    """One picture as a source found it: nothing is opened yet, `path` exists.
+
+    The picture is the whole file, or `span` (offset, length) of it (a member of a tar), or `cell` (row group,
+    row in it, column) of it (Parquet).
+    """
 
     key: str
     path: Path
@@ -57,6 +61,8 @@ class Entry:
     question: str = ""
     answers: tuple[str, ...] = ()
     licence: str = ""
+    span: tuple[int, int] | None = None
+    cell: tuple[int, int, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,7 @@ REASONS: dict[str, str] = {
     "stray_key": "an annotation whose key is not the name of a picture",
     "missing_picture": "an annotation or a split names a picture that is not in the folder",
     "unsafe_path": "a picture's name is absolute or leads out of its folder",
+    "broken_archive": "an archive that ends too early or is no archive",
     "bad_row": "an annotation row or line that cannot be read",
     "not_utf8": "text or a file name that is not UTF-8",
     "duplicate_key": "a second picture with a key that was already used; the first is kept",

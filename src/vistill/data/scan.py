@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from vistill.data.duplicates import difference_hash, thumbnail
+from vistill.data.pictures import read_picture
 from vistill.data.records import Annotation, Dropped, Entry, Item, clean_captions
 from vistill.data.store import read_json_lines, write_json_lines
-from vistill.errors import DataError, ImageError
+from vistill.errors import ImageError
 from vistill.runtime.image import read_image
 
 CHUNK = 256  # pictures that one scan file covers: what a killed build has to open again
@@ -79,10 +80,15 @@ def _entry_rows(entry: Entry, root: Path, rules: TextRules) -> Iterator[dict[str
         yield _dropped_row(Dropped(entry.key, "no_caption", detail))
         return
     stat = entry.path.stat()
+    place: dict[str, Any] = {"bytes": stat.st_size}
+    if entry.span is not None:
+        place = {"bytes": entry.span[1], "offset": entry.span[0]}
+    elif entry.cell is not None:
+        place = {"cell": entry.cell}
     yield {
         "key": entry.key,
         "path": _name(entry.path, root),
-        "bytes": stat.st_size,
+        **place,
         "modified": stat.st_mtime_ns,
         "captions": captions,
         "question": entry.question,
@@ -148,20 +154,6 @@ def open_picture(row: dict[str, Any], root: Path) -> dict[str, Any]:
         thumbnail=base64.b64encode(thumbnail(image)).decode(),
     )
     return dict(vars(found))
-
-
-def read_picture(row: dict[str, Any], root: Path) -> bytes:
-    """Return the bytes of a planned picture; raises DataError when they have another length than planned."""
-    path = root / row["path"]
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read any more ({error.strerror}); build again with --force"
-        ) from error
-    if len(data) != row["bytes"]:
-        raise DataError(f"{path}: changed while the data set was built; build again with --force")
-    return data
 
 
 def chunks(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterator
 
 from vistill.data.records import Item
-from vistill.data.sources import coco, flickr8k, folder, karpathy
+from vistill.data.sources import coco, flickr8k, folder, karpathy, parquet, webdataset
 
 SOURCES: dict[str, Callable[..., Iterator[Item]]] = {
     "flickr8k": flickr8k.read,
     "folder": folder.read,
     "coco": coco.read,
     "karpathy": karpathy.read,
+    "webdataset": webdataset.read,
+    "parquet": parquet.read,
 }

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from vistill.data.records import Dropped
-from vistill.errors import DataError
+from vistill.data.records import Dropped, normalise_split
+from vistill.errors import ConfigError, DataError
 
 PICTURE_SUFFIXES = frozenset(
     f".{name}"
@@ -26,6 +26,22 @@ def require_folder(path: Path, what: str) -> Path:
     if not path.is_dir():
         raise DataError(f"{path}: no such folder; expected {what}")
     return path
+
+
+def require_fractions(dev_fraction: float, test_fraction: float) -> None:
+    """Raise ConfigError unless both are 0 or more and at most 1 together."""
+    if min(dev_fraction, test_fraction) < 0 or dev_fraction + test_fraction > 1:
+        raise ConfigError(
+            f"dev_fraction {dev_fraction} and test_fraction {test_fraction} must add up to 0..1"
+        )
+
+
+def folder_split(name: str) -> str:
+    """Return the split that a folder or file is named after, or ""."""
+    try:
+        return normalise_split(name, "") if name else ""
+    except DataError:
+        return ""
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str | Dropped]]:

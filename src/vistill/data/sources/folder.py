@@ -20,8 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from vistill.data.records import Annotation, Dropped, Entry, Item, normalise_split, split_order
-from vistill.data.sources.common import PICTURE_SUFFIXES, picture_path, read_lines
-from vistill.errors import ConfigError, DataError
+from vistill.data.sources.common import (
+    PICTURE_SUFFIXES,
+    folder_split,
+    picture_path,
+    read_lines,
+    require_fractions,
+)
+from vistill.errors import DataError
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 NAME_COLUMNS = ("file_name", "image", "filename")
@@ -44,10 +50,7 @@ def read(root: Path, dev_fraction: float = 0.0, test_fraction: float = 0.0, seed
     test. Raises ConfigError for fractions outside 0..1 and DataError when there is no picture, for metadata
     without a name or caption column and for an unknown split.
     """
-    if min(dev_fraction, test_fraction) < 0 or dev_fraction + test_fraction > 1:
-        raise ConfigError(
-            f"dev_fraction {dev_fraction} and test_fraction {test_fraction} must add up to 0..1"
-        )
+    require_fractions(dev_fraction, test_fraction)
     pictures, texts = _walk(root)
     if not pictures:
         raise DataError(f"{root}: holds no picture ({', '.join(sorted(PICTURE_SUFFIXES))})")
@@ -99,7 +102,7 @@ def _walk(root: Path) -> tuple[dict[str, _Picture], set[Path]]:
 
 def _metadata_files(root: Path) -> list[Path]:
     """Return the metadata files of `root` and of its folders named after a split."""
-    folders = [root, *sorted(path for path in root.iterdir() if path.is_dir() and _folder_split(path.name))]
+    folders = [root, *sorted(path for path in root.iterdir() if path.is_dir() and folder_split(path.name))]
     found = []
     for folder in folders:
         here = [folder / name for name in METADATA if (folder / name).is_file()]
@@ -107,14 +110,6 @@ def _metadata_files(root: Path) -> list[Path]:
             raise DataError(f"{folder}: holds {' and '.join(METADATA)}; keep one of them")
         found += here
     return found
-
-
-def _folder_split(name: str) -> str:
-    """Return the split a folder is named after, or ""."""
-    try:
-        return normalise_split(name, "")
-    except DataError:
-        return ""
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any] | Dropped]:
@@ -202,7 +197,7 @@ def _settle_splits(
     open_keys = []
     for key, picture in pictures.items():
         parts = picture.path.relative_to(root).parts
-        picture.split = picture.split or (_folder_split(parts[0]) if len(parts) > 1 else "")
+        picture.split = picture.split or (folder_split(parts[0]) if len(parts) > 1 else "")
         if not picture.split:
             open_keys.append(key)
     open_keys.sort(

@@ -1,0 +1,53 @@
+"""The bytes of a planned picture: a whole file, a piece of a tar, or a cell of a Parquet file."""
+
+import threading
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vistill.errors import DataError
+
+_lock = threading.Lock()
+
+
+def read_picture(row: dict[str, Any], root: Path) -> bytes:
+    """Return the bytes of a row of the plan; an empty Parquet cell gives none.
+
+    Raises DataError when the file is gone or the picture has another length than planned.
+    """
+    path = root / row["path"]
+    try:
+        if "cell" in row:
+            return _cell(path, *row["cell"])
+        if "offset" in row:
+            with path.open("rb") as file:
+                file.seek(row["offset"])
+                data = file.read(row["bytes"])
+        else:
+            data = path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DataError(f"{path}: cannot be read any more ({reason}); build again with --force") from error
+    if len(data) != row["bytes"]:
+        raise DataError(f"{path}: changed while the data set was built; build again with --force")
+    return data
+
+
+def _cell(path: Path, group: int, row: int, column: str) -> bytes:
+    modified = path.stat().st_mtime_ns
+    with _lock:  # threads that ask for the same row group wait for the one that reads it
+        values = _column(path, modified, group, column)
+    value = values[row].as_py()
+    if isinstance(value, dict):  # how `datasets` stores an Image: {"bytes", "path"}
+        value = value.get("bytes")
+    return value or b""
+
+
+@lru_cache(maxsize=2)
+def _column(path: Path, modified: int, group: int, column: str) -> pa.ChunkedArray:
+    """Return a column of a row group; `modified` makes a changed file another one."""
+    with pq.ParquetFile(path) as file:
+        return file.read_row_group(group, columns=[column]).column(0)
