@@ -49,8 +49,8 @@ def test_a_chart_of_nothing_is_still_a_chart() -> None:
 def test_interval_bar_spans_low_to_high() -> None:
     svg = interval_bar(50, 40, 60, 100)
     span = bars(svg, "span")[0]
-    assert (float(span.get("x", "")), float(span.get("width", ""))) == (80, 40)
-    assert re.search(r'cx="100.0"', svg)
+    assert (float(span.get("x", "")), float(span.get("width", ""))) == (160, 80)
+    assert re.search(r'cx="200.0"', svg)
     assert interval_bar(1, 1, 1, 0) == ""
 
 

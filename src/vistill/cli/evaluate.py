@@ -7,7 +7,9 @@ import typer
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="Checkpoint folder, folder of a run, or exported bundle.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="Checkpoint folder, folder of a run, or exported bundle.")
+    ],
     data: Annotated[Path, typer.Option(help="Folder that `vistill data build` wrote.")],
     split: Annotated[str, typer.Option(help="Split to score: train, dev, test or extra.")] = "dev",
     out: Annotated[Path | None, typer.Option(help="Folder to write; else runs/evaluate/MODEL-SPLIT.")] = None,

@@ -56,10 +56,10 @@ def _common(
     """Small image-to-text models: caption pictures, build data, train, score and export."""
 
 
-app.command()(caption)
-app.add_typer(data, name="data")
-app.command()(train)
-app.command()(evaluate)
+app.command(short_help="Caption pictures: files, folders, lists.")(caption)
+app.add_typer(data, name="data", short_help="Build data sets and look into them.")
+app.command(short_help="Train a captioner by an experiment.")(train)
+app.command(short_help="Score a model on a data set; write a page.")(evaluate)
 
 
 def main() -> None:

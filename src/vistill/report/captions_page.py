@@ -16,6 +16,11 @@ from vistill.report.pictures import data_uri
 
 HEADLINE = ("CIDEr", "BLEU-4", "ROUGE-L", "BLEU-1")
 SORT_BY = "CIDEr"
+BY = f"By the {SORT_BY} of the single picture."
+MARKED = "Marked words are in none of its references."
+SMALL_WORDS = frozenset(
+    "a an and are as at be by for from has have her his in is it its of on or the to with".split()
+)
 LONGEST = 20  # words; the chart's last bar holds all longer captions
 CIDER_STEP, CIDER_BINS = 20, 13
 COMMON = 10
@@ -31,9 +36,11 @@ def build_page(scored: Scored, rows: Rows, metrics: Mapping[str, Any], *, pictur
     figures = [Figure(name, f["value"], f["low"], f["high"]) for name, f in scored.figures.items()]
     by_name = {figure.name: figure for figure in figures}
     galleries = [
-        Gallery("sample", "Drawn at random", f"{shown} of {count:,} pictures.", cards(scored, rows, sample)),
-        Gallery("best", "Best", f"By {SORT_BY} of the single picture.", cards(scored, rows, order[:shown])),
-        Gallery("worst", "Worst", "The worst first.", cards(scored, rows, order[::-1][:shown])),
+        Gallery("best", "Best", f"{BY} {MARKED}", cards(scored, rows, order[:shown])),
+        Gallery(
+            "worst", "Worst", f"{BY} The worst first. {MARKED}", cards(scored, rows, order[::-1][:shown])
+        ),
+        Gallery("sample", "Drawn at random", f"{shown} of {count:,}. {MARKED}", cards(scored, rows, sample)),
     ]
     return Page(
         title=f"{model['name']} on {data['name']}, {data['split']}",
@@ -68,7 +75,7 @@ def card(scored: Scored, rows: Rows, number: int) -> Card:
         references=run.references[number],
         scores={name: float(values[number]) for name, values in scored.pictures.items()},
         picture=picture,
-        unseen=frozenset(tokenize(run.captions[number])) - known,
+        unseen=frozenset(tokenize(run.captions[number])) - known - SMALL_WORDS,
     )
 
 

@@ -6,6 +6,7 @@ from html import escape
 
 WIDTH, HEIGHT = 520, 190
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 40
+SCALE = 400  # length of an interval bar
 
 
 @dataclass(frozen=True)
@@ -73,14 +74,14 @@ def interval_bar(value: float, low: float, high: float, full: float) -> str:
         return ""
 
     def place(number: float) -> float:
-        return 200 * min(max(number / full, 0.0), 1.0)
+        return SCALE * min(max(number / full, 0.0), 1.0)
 
     return (
-        '<svg class="interval" viewBox="0 0 200 12" aria-hidden="true">'
-        '<rect class="track" x="0" y="5" width="200" height="2" rx="1"/>'
-        f'<rect class="span" x="{place(low):.1f}" y="3" width="{max(place(high) - place(low), 1):.1f}" '
-        'height="6" rx="3"/>'
-        f'<circle class="model" cx="{place(value):.1f}" cy="6" r="4"/></svg>'
+        f'<svg class="interval" viewBox="-5 0 {SCALE + 10} 12" aria-hidden="true">'
+        f'<rect class="track" x="0" y="5" width="{SCALE}" height="2" rx="1"/>'
+        f'<rect class="span" x="{place(low):.1f}" y="2" width="{max(place(high) - place(low), 1):.1f}" '
+        'height="8" rx="3"/>'
+        f'<circle class="model" cx="{place(value):.1f}" cy="6" r="3"/></svg>'
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from importlib import resources
-from typing import Any
+from typing import Any, TypeGuard
 
 from vistill.report.charts import interval_bar, nice_ceiling
 
@@ -141,17 +141,22 @@ def figure_table(figures: Sequence[Figure]) -> str:
     rows = "".join(
         f'<tr><th>{escape(f.name)}</th><td class="n">{f.value:.2f}</td>'
         f'<td class="n">{f.low:.2f} to {f.high:.2f}</td>'
-        f"<td>{interval_bar(f.value, f.low, f.high, full)}</td></tr>"
+        f'<td class="bar">{interval_bar(f.value, f.low, f.high, full)}</td></tr>'
         for f in figures
     )
     names = '<th>Score</th><th class="n">Value</th><th class="n">95% interval</th>'
-    head = f"<tr>{names}<th>0 to {full:g}</th></tr>"
+    head = f'<tr>{names}<th class="bar">&nbsp; 0 to {full:g}</th></tr>'
     return f"<table>{head}{rows}</table>"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A plain table; numbers stand on the right, every cell is escaped."""
-    top = "".join(f"<th>{escape(name)}</th>" for name in head) if any(head) else ""
+    numeric = [bool(rows) and _is_number(value) for value in (rows[0] if rows else head)]
+    names = (
+        f"""<th{' class="n"' if right else ""}>{escape(name)}</th>"""
+        for name, right in zip(head, numeric, strict=True)
+    )
+    top = "".join(names) if any(head) else ""
     body = "".join(f"<tr>{''.join(_cell(value) for value in row)}</tr>" for row in rows)
     return f"<table>{f'<tr>{top}</tr>' if top else ''}{body}</table>"
 
@@ -169,9 +174,13 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]
 
 
 def _cell(value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not _is_number(value):
         return f'<td class="wrap">{escape(str(value))}</td>'
-    return f'<td class="n">{value:,}</td>' if isinstance(value, int) else f'<td class="n">{value:.3f}</td>'
+    return f'<td class="n">{value:,}</td>' if value == int(value) else f'<td class="n">{value:,.3f}</td>'
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _word(word: str, unseen: frozenset[str]) -> str:
