@@ -83,10 +83,9 @@ def test_ranks_share_an_epoch_without_overlap() -> None:
 
 
 def test_each_epoch_has_its_own_order_and_every_picture_once() -> None:
-    batches = EpochBatches(20, 5, shuffle=True, seed=1)
-    first = [row for batch in batches for _, row in batch]
-    batches.epoch = 1
-    second = [row for batch in batches for _, row in batch]
+    pairs = [pair for batch in EpochBatches(20, 5, shuffle=True, seed=1, epochs=2) for pair in batch]
+    assert [epoch for epoch, _ in pairs] == [0] * 20 + [1] * 20
+    first, second = ([row for epoch, row in pairs if epoch == e] for e in (0, 1))
     assert sorted(first) == sorted(second) == list(range(20))
     assert first != second
 
@@ -95,16 +94,15 @@ def test_each_epoch_has_its_own_order_and_every_picture_once() -> None:
 def test_a_stopped_loader_goes_on_exactly(table, stop: int, workers: int) -> None:  # type: ignore[no-untyped-def]
     def loader() -> ResumableLoader:
         return ResumableLoader(
-            _rows(table), EpochBatches(24, 4, shuffle=True, seed=3), start=0, workers=workers
+            _rows(table), EpochBatches(24, 4, shuffle=True, seed=3, epochs=3), start=0, workers=workers
         )
 
     def run(source: ResumableLoader, count: int) -> list[tuple[tuple[str, ...], float]]:
         out: list[tuple[tuple[str, ...], float]] = []
-        while len(out) < count:
-            for batch in source:
-                out.append((batch.keys, float(batch.pixels.sum())))
-                if len(out) == count:
-                    break
+        for batch in source:
+            out.append((batch.keys, float(batch.pixels.sum())))
+            if len(out) == count:
+                break
         return out
 
     whole = run(loader(), 14)

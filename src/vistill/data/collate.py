@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,38 +132,56 @@ def collate(items: Sequence[Item], start: int) -> Batch:
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, row) in an order that depends on (seed, epoch) alone; this rank's share of them."""
+    """All batches of a run, epoch after epoch, as lists of (epoch, row); this rank's share of them.
+
+    The order of an epoch depends on (seed, epoch) alone, and the batches before `skip` can be left out. Of a
+    shuffled epoch only full batches are given.
+    """
 
     def __init__(
-        self, rows: int, batch_size: int, *, shuffle: bool, seed: int, rank: int = 0, ranks: int = 1
+        self,
+        rows: int,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        seed: int,
+        epochs: int = 1,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         self.rows, self.batch_size, self.shuffle, self.seed = rows, batch_size, shuffle, seed
-        self.rank, self.ranks = rank, ranks
-        self.epoch = 0
+        self.epochs, self.rank, self.ranks = epochs, rank, ranks
+        share = rows // ranks if shuffle else len(range(rank, rows, ranks))
+        self.per_epoch = share // batch_size if shuffle else -(-share // batch_size)
         self.skip = 0
 
     def __len__(self) -> int:
-        per_rank = self.rows // self.ranks if self.shuffle else -(-self.rows // self.ranks)
-        return per_rank // self.batch_size if self.shuffle else -(-per_rank // self.batch_size)
+        return self.epochs * self.per_epoch
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.arange(self.rows)
-        if self.shuffle:
-            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.rows)
-        mine = order[self.rank :: self.ranks]
-        for batch in range(self.skip, len(self)):
-            rows = mine[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield [(self.epoch, int(row)) for row in rows]
+        for epoch in range(self.skip // max(1, self.per_epoch), self.epochs):
+            order = np.arange(self.rows)
+            if self.shuffle:
+                order = np.random.default_rng((self.seed, epoch)).permutation(self.rows)
+            mine = order[self.rank :: self.ranks]
+            for batch in range(max(0, self.skip - epoch * self.per_epoch), self.per_epoch):
+                yield [
+                    (epoch, int(row)) for row in mine[batch * self.batch_size : (batch + 1) * self.batch_size]
+                ]
 
 
 class ResumableLoader(DataLoader[Item]):
-    """A DataLoader whose state is (epoch, batches given out): a stopped epoch goes on where it was."""
+    """A DataLoader whose state is the number of batches given out: a stopped run goes on with the next one.
+
+    The whole run is one pass over it. Lightning restores a position inside a pass exactly, but has to guess
+    at the borders between passes.
+    """
 
     def __init__(self, rows: CaptionRows, batches: EpochBatches, *, start: int, workers: int) -> None:
         super().__init__(
             rows,
             batch_sampler=batches,
-            collate_fn=lambda items: collate(items, start),
+            collate_fn=partial(collate, start=start),
             num_workers=workers,
             generator=torch.Generator().manual_seed(0),
         )
@@ -170,8 +189,6 @@ class ResumableLoader(DataLoader[Item]):
         self.given = 0
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        if self.given >= len(self.batches):
-            self.batches.epoch, self.given = self.batches.epoch + 1, 0
         self.batches.skip = self.given
         for batch in super().__iter__():
             self.given += 1
@@ -179,8 +196,8 @@ class ResumableLoader(DataLoader[Item]):
 
     def state_dict(self) -> dict[str, int]:
         """What `load_state_dict` needs to go on after the last batch given out."""
-        return {"epoch": self.batches.epoch, "given": self.given}
+        return {"given": self.given}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on where the loader of `state_dict` was."""
-        self.batches.epoch, self.given = state["epoch"], state["given"]
+        self.given = state["given"]

@@ -39,11 +39,13 @@ class ScoreDev(Callback):
         references: Mapping[str, Sequence[str]],
         tokenizer: Tokenizer,
         provenance: dict[str, Any],
+        per_epoch: int,
     ) -> None:
         self.folder = folder
         self.references = references
         self.tokenizer = tokenizer
         self.provenance = provenance
+        self.per_epoch = per_epoch
         self.best = float("-inf")
         self.captions: dict[str, str] = {}
         self.started = time.monotonic()
@@ -73,13 +75,14 @@ class ScoreDev(Callback):
             return
         loss = float(trainer.callback_metrics.get("train/loss", torch.tensor(float("nan"))))
         reward = trainer.callback_metrics.get("train/reward")
-        line = f"epoch {trainer.current_epoch} step {trainer.global_step} loss {loss:.4f}"
+        epoch = (trainer.fit_loop.epoch_loop.batch_idx + 1) // self.per_epoch
+        line = f"epoch {epoch} step {trainer.global_step} loss {loss:.4f}"
         line += f" reward {float(reward):.4f}" if reward is not None else ""
         line += "".join(f" {name} {scores[name]:.2f}" for name in ("CIDEr", "BLEU-4", "ROUGE-L", "BLEU-1"))
         print(f"{line} ({time.monotonic() - self.started:.0f} s)", file=sys.stderr, flush=True)
         if scores["CIDEr"] > self.best and not trainer.fast_dev_run:
             self.best = scores["CIDEr"]
-            reached = {"epoch": trainer.current_epoch, "step": trainer.global_step, "dev": scores}
+            reached = {"epoch": epoch, "step": trainer.global_step, "dev": scores}
             save_captioner(
                 self.folder / BEST, pl_module.model, self.tokenizer, {**self.provenance, "reached": reached}
             )
@@ -114,19 +117,25 @@ class LogSamples(Callback):
 
 
 class KeepLast(Callback):
-    """Writes `last.ckpt` every so many steps and after each validation, whole or not at all."""
+    """Writes `last.ckpt` every so many steps and at the end, whole or not at all.
 
-    def __init__(self, folder: Path, every: int) -> None:
+    Not right before a validation, which a resumed run would have to know to make up for.
+    """
+
+    def __init__(self, folder: Path, every: int, validate_every: int) -> None:
         self.path = folder / LAST
         self.every = every
+        self.validate_every = validate_every
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        if self.every and trainer.global_step % self.every == 0:
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        due = stepped and trainer.global_step % self.every == 0
+        if due and (batch_idx + 1) % self.validate_every:
             self._save(trainer)
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._save(trainer)
 
     def _save(self, trainer: L.Trainer) -> None:

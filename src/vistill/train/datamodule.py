@@ -67,10 +67,11 @@ class DataConfig:
 class CaptionData(L.LightningDataModule):
     """Loaders over the train and dev pictures that have captions."""
 
-    def __init__(self, config: DataConfig, seed: int) -> None:
+    def __init__(self, config: DataConfig, seed: int, epochs: int = 1) -> None:
         super().__init__()
         self.config = config
         self.seed = seed
+        self.epochs = epochs
         folder = Path(config.path)
         self.train_table = _with_captions(open_split(folder, config.train_split))
         self.dev_table = _with_captions(open_split(folder, config.dev_split))
@@ -124,17 +125,27 @@ class CaptionData(L.LightningDataModule):
             _first(self.dev_table, config.dev_samples), dev, tokenizer, captions=0, longest=longest, seed=seed
         )
 
+    def batches_per_epoch(self, ranks: int) -> int:
+        """Train batches of one epoch on each of `ranks` devices. Raises ConfigError if there is not even one."""
+        size, pictures = self.config.batch_size, len(self.train_rows)
+        if pictures // ranks < size:
+            raise ConfigError(
+                f"datamodule.batch_size={size} on {ranks} devices: there are {pictures} train pictures"
+            )
+        return pictures // ranks // size
+
     def train_dataloader(self) -> ResumableLoader:
         trainer = self.trainer
         rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        size = self.config.batch_size
         batches = EpochBatches(
-            len(self.train_rows), size, shuffle=True, seed=self.seed, rank=rank, ranks=ranks
+            len(self.train_rows),
+            self.config.batch_size,
+            shuffle=True,
+            seed=self.seed,
+            epochs=self.epochs,
+            rank=rank,
+            ranks=ranks,
         )
-        if not len(batches):
-            raise ConfigError(
-                f"datamodule.batch_size={size} is more than the {len(self.train_rows)} train pictures"
-            )
         return ResumableLoader(self.train_rows, batches, start=self.start, workers=self.config.workers)
 
     def val_dataloader(self) -> DataLoader[Item]:

@@ -18,13 +18,19 @@ class CaptionModule(L.LightningModule):
     """Trains a captioner by its objective; validation writes captions, nothing else."""
 
     def __init__(
-        self, model: Captioner, objective: CaptionObjective, optim: OptimConfig, generation: GenerationConfig
+        self,
+        model: Captioner,
+        objective: CaptionObjective,
+        optim: OptimConfig,
+        generation: GenerationConfig,
+        steps: int,
     ) -> None:
         super().__init__()
         self.model = model
         self.objective = objective
         self.optim = optim
         self.generation = generation
+        self.steps = steps  # Lightning's own estimate makes the loader before its state can be restored
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         losses = self.objective(self.model, batch)
@@ -44,6 +50,5 @@ class CaptionModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.model, self.optim)
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = build_schedule(optimizer, self.optim, steps)
+        schedule = build_schedule(optimizer, self.optim, self.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

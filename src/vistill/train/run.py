@@ -66,6 +66,11 @@ class TrainerConfig:
                 raise ConfigError(f"trainer.{name}={getattr(self, name)}: must be at least 1")
         if not 0 <= self.ema < 1:
             raise ConfigError(f"trainer.ema={self.ema}: must be in [0, 1)")
+        if self.max_epochs % self.validate_every:
+            every = f"trainer.validate_every={self.validate_every}"
+            raise ConfigError(
+                f"trainer.max_epochs={self.max_epochs} is no multiple of {every}: the end would go unscored"
+            )
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     last = folder / LAST
     _check_folder(folder, config, resume)
     L.seed_everything(config.trainer.seed, verbose=False)
-    data = CaptionData(config.datamodule, config.trainer.seed)
+    data = CaptionData(config.datamodule, config.trainer.seed, config.trainer.max_epochs)
     model, tokenizer, preprocess = _start_model(config, data)
     model.tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast on a CPU
     model.train()  # Lightning leaves the mode as it is, and a loaded checkpoint is in evaluation mode
@@ -117,10 +122,14 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     context = model.config.decoder.context
     data.prepare(tokenizer, model.tower, preprocess, frozen=frozen, longest=context)
     objective = CaptionObjective(config.objective, tokenizer, data.references(data.train_table))
-    module = CaptionModule(model, objective, config.optim, config.generation)
     provenance = {"config": dataclasses.asdict(config), "git": git_revision(), "environment": environment()}
-    score = ScoreDev(folder, data.references(data.dev_table), tokenizer, provenance)
-    trainer = _build_trainer(config, folder, [score, LogSamples(data.dev_table, preprocess, score)])
+    per_epoch = data.batches_per_epoch(config.trainer.devices * config.trainer.nodes)
+    steps = -(-config.trainer.max_epochs * per_epoch // config.trainer.accumulate)
+    module = CaptionModule(model, objective, config.optim, config.generation, steps)
+    score = ScoreDev(folder, data.references(data.dev_table), tokenizer, provenance, per_epoch)
+    trainer = _build_trainer(
+        config, folder, per_epoch, [score, LogSamples(data.dev_table, preprocess, score)]
+    )
     trainer.fit(module, datamodule=data, ckpt_path=str(last) if resume else None, weights_only=True)
     return folder
 
@@ -151,14 +160,14 @@ def _start_model(config: TrainConfig, data: CaptionData) -> tuple[Captioner, Tok
     return model, tokenizer, tower_preprocess(config.model.vision)
 
 
-def _build_trainer(config: TrainConfig, folder: Path, scoring: list[L.Callback]) -> L.Trainer:
+def _build_trainer(config: TrainConfig, folder: Path, per_epoch: int, scoring: list[L.Callback]) -> L.Trainer:
     settings = config.trainer
     callbacks: list[L.Callback] = list(scoring)
     if settings.ema:
         callbacks.append(EMAWeightAveraging(decay=settings.ema))
     callbacks.append(RandomState())
     if not settings.fast_dev_run:
-        callbacks.append(KeepLast(folder, settings.checkpoint_every))
+        callbacks.append(KeepLast(folder, settings.checkpoint_every, per_epoch * settings.validate_every))
     logger = _build_logger(config.logger, folder)
     if logger is not False and not settings.fast_dev_run:
         callbacks.append(LearningRateMonitor("step"))
@@ -170,10 +179,10 @@ def _build_trainer(config: TrainConfig, folder: Path, scoring: list[L.Callback])
         num_nodes=settings.nodes,
         strategy="ddp_find_unused_parameters_true" if settings.devices * settings.nodes > 1 else "auto",
         precision=settings.precision,  # type: ignore[arg-type]
-        max_epochs=settings.max_epochs,
+        max_epochs=1,  # the loader holds every epoch of the run, see ResumableLoader
         gradient_clip_val=settings.gradient_clip or None,
         accumulate_grad_batches=settings.accumulate,
-        check_val_every_n_epoch=settings.validate_every,
+        val_check_interval=per_epoch * settings.validate_every,
         callbacks=callbacks,
         logger=logger,
         default_root_dir=str(folder),
