@@ -18,9 +18,6 @@ def train(
     ] = False,
 ) -> None:
     """Train a captioner by an experiment and overrides; prints the folder of the best checkpoint."""
-    from vistill.models.torchvision_repair import repair_torchvision
-
-    repair_torchvision()
     from vistill.cli.compose import compose_train
 
     config = compose_train(words or [])

@@ -33,7 +33,7 @@ class BleuCounts:
 def bleu_counts(
     candidates: Mapping[str, Sequence[str]], references: Mapping[str, Sequence[Sequence[str]]]
 ) -> BleuCounts:
-    """Counts for tokenised captions, in the order of `candidates`. Raises DataError for a key without references."""
+    """Counts for tokenised captions in the order of `candidates`. DataError for a key without references."""
     keys = list(candidates)
     without = [key for key in keys if not references.get(key)]
     if without:

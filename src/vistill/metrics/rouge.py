@@ -1,4 +1,4 @@
-"""ROUGE-L (Lin 2004) as pycocoevalcap counts it: beta 1.2, the best precision and the best recall over references."""
+"""ROUGE-L (Lin 2004) as pycocoevalcap counts it: beta 1.2, best precision and best recall."""
 
 from collections.abc import Mapping, Sequence
 
@@ -39,7 +39,7 @@ def _one(candidate: Sequence[str], references: Sequence[Sequence[str]] | None, k
 
 
 def _common(where: Mapping[str, int], length: int, words: Sequence[str]) -> int:
-    """Length of the longest common subsequence, one bit a position (Hyyrö 2004, "Bit-parallel LCS-length")."""
+    """Length of the longest common subsequence, a bit a position (Hyyrö 2004, "Bit-parallel LCS-length")."""
     full = (1 << length) - 1
     row = full
     for word in words:

@@ -126,7 +126,7 @@ class CaptionData(L.LightningDataModule):
         )
 
     def batches_per_epoch(self, ranks: int) -> int:
-        """Train batches of one epoch on each of `ranks` devices. Raises ConfigError if there is not even one."""
+        """Train batches of one epoch on each of `ranks` devices. ConfigError if there is not even one."""
         size, pictures = self.config.batch_size, len(self.train_rows)
         if pictures // ranks < size:
             raise ConfigError(

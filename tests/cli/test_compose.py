@@ -1,0 +1,46 @@
+"""Words to settings, and a named error for each wrong word."""
+
+import pytest
+
+from vistill.cli.compose import compose_train, experiments
+from vistill.errors import ConfigError
+
+
+def test_defaults_groups_and_overrides() -> None:
+    config = compose_train(
+        ["model=tiny", "objective=self-critical", "trainer.max_epochs=3", "datamodule.augment.flip=0.25"]
+    )
+    assert config.model.vision.name == "test_vit"
+    assert config.objective.self_critical == 1.0
+    assert config.trainer.max_epochs == 3
+    assert config.datamodule.augment.flip == 0.25
+    assert config.datamodule.augment.crop_scale == (0.7, 1.0)
+    assert config.model.decoder.width == 32
+
+
+@pytest.mark.parametrize("name", experiments())
+def test_every_experiment_composes_and_can_be_overridden(name: str) -> None:
+    config = compose_train([f"experiment={name}", "trainer.max_epochs=1", "datamodule.batch_size=2"])
+    assert config.name == name
+    assert (config.trainer.max_epochs, config.datamodule.batch_size) == (1, 2)
+
+
+def test_the_shipped_experiments_are_there() -> None:
+    assert {"flickr8k-captioner", "flickr8k-captioner-scst"} <= set(experiments())
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("trainer.max_epochs=many", "trainer.max_epochs"),
+        ("trainer.max_epoch=3", "max_epoch"),
+        ("trainer.ema=2", "trainer.ema=2"),
+        ("model=huge", "huge"),
+        ("experiment=nothing", "flickr8k-captioner"),
+        ("trainer.max_epochs", "trainer.max_epochs"),
+        ("datamodule.tokenizer.kind=char", "tokenizer.kind"),
+    ],
+)
+def test_wrong_words_are_named(word: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        compose_train([word])
