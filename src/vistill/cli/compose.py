@@ -106,7 +106,8 @@ def _to_dataclass(composed: Any) -> TrainConfig:
     config = OmegaConf.to_object(OmegaConf.merge(schema, composed))
     assert isinstance(config, TrainConfig)
     spec = config.datamodule.augment  # OmegaConf gives lists where the dataclass says tuples
-    augment = replace(spec, crop_scale=tuple(spec.crop_scale), aspect=tuple(spec.aspect))
+    (least, most), (narrow, wide) = spec.crop_scale, spec.aspect
+    augment = replace(spec, crop_scale=(least, most), aspect=(narrow, wide))
     return replace(config, datamodule=replace(config.datamodule, augment=augment))
 
 

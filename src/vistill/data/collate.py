@@ -78,7 +78,7 @@ class CaptionRows(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitem__(self, index: tuple[int, int]) -> Item:  # type: ignore[override]
+    def __getitem__(self, index: tuple[int, int]) -> Item:
         epoch, row = index
         draw = np.random.default_rng((self.seed, epoch, row))
         pixels, mirrored = self.pixels(row, int(draw.integers(2**31)))
@@ -192,7 +192,7 @@ class ResumableLoader(DataLoader[Item]):
         self.batches.skip = self.given
         for batch in super().__iter__():
             self.given += 1
-            yield batch  # type: ignore[misc]
+            yield batch
 
     def state_dict(self) -> dict[str, int]:
         """What `load_state_dict` needs to go on after the last batch given out."""

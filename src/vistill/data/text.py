@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -36,26 +37,20 @@ def normalise(caption: str) -> str:
 def train_tokenizer(captions: Iterable[str], config: TokenizerConfig) -> Tokenizer:
     """A tokenizer over normalised captions with `<pad> <bos> <eos> <unk>` as ids 0 to 3."""
     texts = (normalise(caption) for caption in captions)
+    settings: dict[str, Any] = {
+        "vocab_size": config.vocab_size,
+        "min_frequency": config.min_count,
+        "special_tokens": list(SPECIAL),
+        "show_progress": False,
+    }
     if config.kind == "word":
         tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
-        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        trainer = trainers.WordLevelTrainer(
-            vocab_size=config.vocab_size,
-            min_frequency=config.min_count,
-            special_tokens=list(SPECIAL),
-            show_progress=False,
-        )
+        trainer: Any = trainers.WordLevelTrainer(**settings)
     else:
         tokenizer = Tokenizer(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
-        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         tokenizer.decoder = decoders.BPEDecoder(suffix="</w>")
-        trainer = trainers.BpeTrainer(
-            vocab_size=config.vocab_size,
-            min_frequency=config.min_count,
-            special_tokens=list(SPECIAL),
-            end_of_word_suffix="</w>",
-            show_progress=False,
-        )
+        trainer = trainers.BpeTrainer(**settings, end_of_word_suffix="</w>")
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 

