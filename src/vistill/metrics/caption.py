@@ -31,14 +31,19 @@ class CaptionScores:
 
 
 def score_captions(
-    candidates: Mapping[str, str], references: Mapping[str, Sequence[str]], tokenized: bool = False
+    candidates: Mapping[str, str],
+    references: Mapping[str, Sequence[str]],
+    tokenized: bool = False,
+    idf_references: Mapping[str, Sequence[str]] | None = None,
 ) -> CaptionScores:
     """Score one caption a picture against its references.
 
     Only pictures with a candidate count, for the document frequencies of CIDEr too (as pycocoevalcap does).
     `tokenized` says that the texts are PTB tokens with one space between already. "CIDEr" is what
-    pycocoevalcap calls by that name, see `vistill.metrics.cider`. Raises DataError when there is no candidate
-    or a candidate has no references.
+    pycocoevalcap calls by that name, see `vistill.metrics.cider`; "CIDEr-D" comes in addition, with the
+    document frequencies of `idf_references`, where that is given.
+
+    Raises DataError when there is no candidate or a candidate has no references.
     """
     if not candidates:
         raise DataError("there is no caption to score")
@@ -47,14 +52,33 @@ def score_captions(
         raise DataError(
             f"picture {without[0]!r} has a caption but no references ({len(without)} such pictures)"
         )
-    cut = str.split if tokenized else tokenize
-    ours = {key: cut(caption) for key, caption in candidates.items()}
-    theirs = {key: [cut(caption) for caption in references[key]] for key in candidates}
-    counts = bleu_counts(ours, theirs)
+    ours = {key: candidates[key] if tokenized else _joined(candidates[key]) for key in candidates}
+    theirs = {key: list(references[key] if tokenized else map(_joined, references[key])) for key in candidates}
+    # pycocoevalcap splits at single spaces for ROUGE-L and at any white space elsewhere, which differs for
+    # tokens with a no-break space inside and for empty captions
+    per_rouge = rouge_l(_split(ours, " "), _split_all(theirs, " "))
+    words, reference_words = _split(ours), _split_all(theirs)
+    counts = bleu_counts(words, reference_words)
     bleu = bleu_per_picture(counts)
     per_picture = {name: bleu[:, i] for i, name in enumerate(BLEU)}
-    per_picture["ROUGE-L"] = rouge_l(ours, theirs)
-    per_picture["CIDEr"] = CiderD(theirs).score(list(ours), list(ours.values()))
-    corpus = dict(zip(BLEU, map(float, bleu_of_sums(counts)), strict=True))
-    corpus |= {name: float(per_picture[name].mean()) for name in ("ROUGE-L", "CIDEr")}
+    per_picture["ROUGE-L"] = per_rouge
+    per_picture["CIDEr"] = CiderD(reference_words).score(list(words), list(words.values()))
+    if idf_references is not None:
+        more = {key: list(texts if tokenized else map(_joined, texts)) for key, texts in idf_references.items()}
+        reward = CiderD(reference_words, _split_all(more))
+        per_picture["CIDEr-D"] = reward.score(list(words), list(words.values()))
+    corpus = {name: float(values.mean()) for name, values in per_picture.items()}
+    corpus |= dict(zip(BLEU, map(float, bleu_of_sums(counts)), strict=True))
     return CaptionScores(tuple(ours), corpus, per_picture, counts)
+
+
+def _joined(caption: str) -> str:
+    return " ".join(tokenize(caption))
+
+
+def _split(captions: Mapping[str, str], at: str | None = None) -> dict[str, list[str]]:
+    return {key: caption.split(at) for key, caption in captions.items()}
+
+
+def _split_all(captions: Mapping[str, Sequence[str]], at: str | None = None) -> dict[str, list[list[str]]]:
+    return {key: [text.split(at) for text in texts] for key, texts in captions.items()}

@@ -1,9 +1,10 @@
 """CIDEr-D (Vedantam, Zitnick and Parikh 2015, arXiv 1411.5726).
 
-What papers print as "CIDEr" on COCO and Flickr is the number of pycocoevalcap's `Cider`, and that class computes CIDEr-D:
-tf-idf cosine over 1- to 4-grams with clipping, a gaussian penalty on the length difference (sigma 6) and a factor of 10.
-So does `ciderD` of vrama91/cider and of its descendants used for self-critical training; those only add document
-frequencies of another set. The first definition in the paper, without clipping and penalty, is `plain=True` here.
+What papers print as "CIDEr" on COCO and Flickr is the number of pycocoevalcap's `Cider`, and that class
+computes CIDEr-D: tf-idf cosine over 1- to 4-grams with clipping, a gaussian penalty on the length difference
+(sigma 6) and a factor of 10. So does `ciderD` of vrama91/cider and of its descendants for self-critical
+training; those only add document frequencies of another set. The first definition in the paper, without
+clipping and penalty (`cider` of vrama91/cider), is `plain=True` here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,8 +26,8 @@ References = Mapping[str, Sequence[Sequence[str]]]
 class _Order:
     """What the references say about the n-grams of one order (R references, G grams).
 
-    A gram in the references of a picture is looked up by `pair` = picture * G + gram (sorted); the references behind
-    pair i are `reference[start[i]:start[i + 1]]`, with tf-idf `value[start[i]:start[i + 1]]`.
+    A gram in the references of a picture is looked up by `pair` = picture * G + gram (sorted); the references
+    behind pair i are `reference[start[i]:start[i + 1]]`, with tf-idf `value[start[i]:start[i + 1]]`.
     """
 
     codes: Ints  # [G]
@@ -39,12 +40,12 @@ class _Order:
 
 
 class CiderD:
-    """CIDEr-D against a fixed set of references; made to be called often, as a reward of self-critical training.
+    """CIDEr-D against a fixed set of references, made to be called often: a reward of self-critical training.
 
-    references: picture key -> tokenised references, at least one each. Any string is a token, `<eos>` too if both sides
-        carry it. Their tf-idf vectors are computed once, here.
-    idf_references: the set that document frequencies are counted on, one document a picture; the references themselves
-        if left out (as pycocoevalcap does).
+    references: picture key -> tokenised references, at least one each. Any string is a token, `<eos>` too if
+        both sides carry it. Their tf-idf vectors are computed once, here.
+    idf_references: the set that document frequencies are counted on, one document a picture; the references
+        themselves if left out (as pycocoevalcap does).
     plain: the paper's first definition, without clipping and without the length penalty.
 
     Raises DataError when there is no picture or a picture has no reference.
@@ -121,7 +122,7 @@ class CiderD:
         return 10.0 * total / (ORDER * self._per_picture[picture])
 
     def _known(self, grams: Ngrams, index: _Order, known: Ints, words: int) -> Ints:
-        """Number in the index of each gram of the candidates, -1 if the references do not have it; int64 [G]."""
+        """Number in the index of each gram of the candidates, -1 if it is not there; int64 [G]."""
         prefix, last = np.divmod(grams.codes, words)
         at, there = find(index.codes, known[prefix] * len(self._numbers) + last)
         return np.where(there & (known[prefix] >= 0) & (last < len(self._numbers)), at, -1)
@@ -150,10 +151,11 @@ class CiderD:
         product = (ours if self._plain else np.minimum(ours, theirs)) * theirs
         product = np.divide(product, scale, out=np.zeros_like(product), where=scale != 0)
         if not self._plain:
-            # the published code measures length in bigrams; only an empty candidate could tell, and that scores 0
+            # the published code counts bigrams, not words; only an empty caption could tell: it scores 0
             difference = np.maximum(lengths[candidate] - 1, 0) - np.maximum(self._lengths[reference] - 1, 0)
             product *= np.exp(-(difference**2) / (2 * SIGMA**2))
-        return np.bincount(candidate, product, minlength=len(picture))
+        out: Floats = np.bincount(candidate, product, minlength=len(picture)).astype(np.float64)
+        return out
 
 
 def _lay_out(references: References, name: str) -> tuple[list[Sequence[str]], Ints]:
@@ -165,17 +167,3 @@ def _lay_out(references: References, name: str) -> tuple[list[Sequence[str]], In
         raise DataError(f"{name}: picture {empty[0]!r} has no caption ({len(empty)} such pictures)")
     per_picture = np.fromiter(map(len, references.values()), np.int64, len(references))
     return list(chain.from_iterable(references.values())), np.repeat(np.arange(len(references)), per_picture)
-
-
-def cider(
-    candidates: Mapping[str, Sequence[str]],
-    references: References,
-    idf_references: References | None = None,
-    plain: bool = False,
-) -> Floats:
-    """CIDEr-D of one candidate per picture, in the order of `candidates`; float64 [n]. The corpus score is the mean.
-
-    Document frequencies are counted on the pictures that have a candidate, unless `idf_references` is given.
-    """
-    scored = {key: references[key] for key in candidates if key in references}
-    return CiderD(scored, idf_references, plain).score(list(candidates), list(candidates.values()))

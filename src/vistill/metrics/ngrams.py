@@ -15,9 +15,9 @@ Ints = NDArray[np.int64]
 class Ngrams:
     """All n-grams of one order in a list of captions.
 
-    Row i says that `gram[i]` occurs `count[i]` times in caption `caption[i]`; rows are sorted by (caption, gram). A gram is
-    a number from 0 to len(codes)-1 and is told by its prefix (a gram of the order below) and its last word:
-    `codes` = prefix * words + last word, sorted, where `words` is the size of the vocabulary.
+    Row i says that `gram[i]` occurs `count[i]` times in caption `caption[i]`; sorted by (caption, gram).
+    A gram is a number from 0 to len(codes)-1 and is told by its prefix (a gram of the order below) and its
+    last word: `codes` = prefix * words + last word, sorted, where `words` is the size of the vocabulary.
     """
 
     caption: Ints  # [M]
@@ -42,7 +42,7 @@ def flatten(captions: Sequence[Sequence[str]], numbers: Mapping[str, int]) -> Fl
 
 
 def number_words(captions: Sequence[Sequence[str]], known: Mapping[str, int] | None = None) -> dict[str, int]:
-    """Word -> number for all words of the captions; the numbers of `known` stay, new words follow after them."""
+    """Word -> number for all words of the captions; those of `known` stay, new words follow."""
     numbers = dict.fromkeys(chain.from_iterable(captions), -1)
     if known is None:
         return {word: number for number, word in enumerate(numbers)}
@@ -76,7 +76,7 @@ def count_ngrams(flat: Flat, words: int) -> list[Ngrams]:
 
 
 def find(sorted_values: Ints, wanted: Ints) -> tuple[Ints, NDArray[np.bool_]]:
-    """Index of each wanted value in a sorted array and whether it is there (the index is 0 where it is not)."""
+    """Index of each wanted value in a sorted array, and whether it is there (where not, the index is 0)."""
     if len(sorted_values) == 0:
         return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), bool)
     at = np.minimum(np.searchsorted(sorted_values, wanted), len(sorted_values) - 1)
