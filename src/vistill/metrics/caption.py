@@ -53,7 +53,7 @@ def score_captions(
             f"picture {without[0]!r} has a caption but no references ({len(without)} such pictures)"
         )
     ours = {key: candidates[key] if tokenized else _joined(candidates[key]) for key in candidates}
-    theirs = {key: list(references[key] if tokenized else map(_joined, references[key])) for key in candidates}
+    theirs = _texts({key: references[key] for key in candidates}, tokenized)
     # pycocoevalcap splits at single spaces for ROUGE-L and at any white space elsewhere, which differs for
     # tokens with a no-break space inside and for empty captions
     per_rouge = rouge_l(_split(ours, " "), _split_all(theirs, " "))
@@ -64,8 +64,7 @@ def score_captions(
     per_picture["ROUGE-L"] = per_rouge
     per_picture["CIDEr"] = CiderD(reference_words).score(list(words), list(words.values()))
     if idf_references is not None:
-        more = {key: list(texts if tokenized else map(_joined, texts)) for key, texts in idf_references.items()}
-        reward = CiderD(reference_words, _split_all(more))
+        reward = CiderD(reference_words, _split_all(_texts(idf_references, tokenized)))
         per_picture["CIDEr-D"] = reward.score(list(words), list(words.values()))
     corpus = {name: float(values.mean()) for name, values in per_picture.items()}
     corpus |= dict(zip(BLEU, map(float, bleu_of_sums(counts)), strict=True))
@@ -74,6 +73,10 @@ def score_captions(
 
 def _joined(caption: str) -> str:
     return " ".join(tokenize(caption))
+
+
+def _texts(references: Mapping[str, Sequence[str]], tokenized: bool) -> dict[str, list[str]]:
+    return {key: list(texts if tokenized else map(_joined, texts)) for key, texts in references.items()}
 
 
 def _split(captions: Mapping[str, str], at: str | None = None) -> dict[str, list[str]]:

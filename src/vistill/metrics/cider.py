@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vistill.errors import DataError
-from vistill.metrics.ngrams import ORDER, Ints, Ngrams, count_ngrams, find, flatten, number_words
+from vistill.metrics.ngrams import ORDER, Ints, Ngrams, count_ngrams, distinct, find, flatten, number_words
 
 SIGMA = 6.0
 Floats = NDArray[np.float64]
@@ -78,7 +78,7 @@ class CiderD:
             documents
         )  # where the idf set begins: 0 if it is the references themselves
         counted = grams.caption >= offset
-        seen = np.unique(documents[grams.caption[counted] - offset] * total + grams.gram[counted])
+        seen = distinct(documents[grams.caption[counted] - offset] * total + grams.gram[counted])
         frequency = np.bincount(seen % total, minlength=len(grams.codes))
         idf = self._log_documents - np.log(np.maximum(1.0, frequency))
         reference, gram = grams.caption[ours], grams.gram[ours]

@@ -82,3 +82,9 @@ def find(sorted_values: Ints, wanted: Ints) -> tuple[Ints, NDArray[np.bool_]]:
     at = np.minimum(np.searchsorted(sorted_values, wanted), len(sorted_values) - 1)
     there = sorted_values[at] == wanted
     return np.where(there, at, 0), there
+
+
+def distinct(values: Ints) -> Ints:
+    """The different values, sorted; for this many times faster than the hash table of np.unique."""
+    ordered = np.sort(values)
+    return ordered[np.concatenate(([True], ordered[1:] != ordered[:-1]))] if len(ordered) else ordered
