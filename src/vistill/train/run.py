@@ -7,11 +7,12 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, RichProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from rich.console import Console
 from rich.table import Table as RichTable
 from tokenizers import Tokenizer
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from vistill.distill.objective import CaptionObjective, ObjectiveConfig
 from vistill.errors import ConfigError
@@ -164,7 +165,9 @@ def _build_trainer(config: TrainConfig, folder: Path, per_epoch: int, scoring: l
     settings = config.trainer
     callbacks: list[L.Callback] = list(scoring)
     if settings.ema:
-        callbacks.append(EMAWeightAveraging(decay=settings.ema))
+        # Interpolating keeps what does not change as it is; Lightning's own EMA lets frozen weights drift.
+        averaging = get_ema_multi_avg_fn(settings.ema)
+        callbacks.append(WeightAveraging(use_buffers=False, multi_avg_fn=averaging))
     callbacks.append(RandomState())
     if not settings.fast_dev_run:
         callbacks.append(KeepLast(folder, settings.checkpoint_every, per_epoch * settings.validate_every))

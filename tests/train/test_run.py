@@ -102,3 +102,20 @@ def test_a_folder_is_not_trained_over_and_nothing_is_resumed_from_nothing(tmp_pa
     done = subprocess.run(_command(tmp_path, "run"), capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "add --resume" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_second_stage_shows_the_kept_features_of_the_first(tmp_path: Path) -> None:
+    """Averaging weights must not touch the frozen stages, or their kept features are no longer theirs."""
+    build_data(tmp_path)
+    _run(_command(tmp_path, "first", "trainer.max_epochs=1", "datamodule.views=2"))
+    second = ("objective=self-critical", "objective.samples=2", f"init_from={tmp_path}/first/best")
+    _run(_command(tmp_path, "second", "trainer.max_epochs=1", "datamodule.views=2", *second))
+    assert (tmp_path / "second" / "best" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_a_dry_run_keeps_nothing(tmp_path: Path) -> None:
+    build_data(tmp_path)
+    _run(_command(tmp_path, "dry", "trainer.fast_dev_run=true"))
+    assert not (tmp_path / "dry").exists()
