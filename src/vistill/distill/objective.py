@@ -41,6 +41,8 @@ class ObjectiveConfig:
     """Captions sampled a picture for the self-critical loss."""
     temperature: float = 1.0
     """Temperature of these samples."""
+    longest: int = 20
+    """Longest sample in tokens; a longer one is cut and earns what it has."""
 
     def __post_init__(self) -> None:
         if all(self.weights()[name] == 0 for name in LOSSES):
@@ -110,7 +112,7 @@ class CaptionObjective:
         was_training = model.training
         model.eval()
         config = GenerationConfig(
-            max_new_tokens=model.config.decoder.context - 2,
+            max_new_tokens=min(self.config.longest, model.config.decoder.context - 1),
             num_beams=1,
             do_sample=True,
             num_return=self.config.samples,
