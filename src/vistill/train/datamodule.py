@@ -48,8 +48,8 @@ class DataConfig:
     """Captions of a picture shown in one step; its features are computed once for all."""
     views: int = 0
     """Views of each picture whose features at the frozen stages are kept; 0 decodes anew each time."""
-    cache: str = "built/views"
-    """Folder for the kept features."""
+    cache: str = ""
+    """Folder for the kept features; empty is PATH-views, beside the data set."""
     workers: int = 0
     """Processes that decode pictures."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -95,7 +95,7 @@ class CaptionData(L.LightningDataModule):
         self.start = 0
         if config.views and frozen:
             self.start = frozen
-            folder = Path(config.cache)
+            folder = Path(config.cache or f"{config.path}-views")
             views = {config.train_split: config.views, config.dev_split: 1}
             build_views(
                 folder,
