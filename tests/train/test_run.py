@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.tiny import build_data
 
 WORDS = (
@@ -90,6 +91,8 @@ def test_killed_runs_end_like_whole_ones(tmp_path: Path, objective: str) -> None
         for name in ("whole", "killed")
     ]
     assert reached[0] == reached[1]
+    published = (tmp_path / "whole" / "best" / "config.json").read_text()
+    assert str(tmp_path) not in published, "somebody's paths would be published with the model"
 
 
 @pytest.mark.slow
@@ -119,3 +122,20 @@ def test_a_dry_run_keeps_nothing(tmp_path: Path) -> None:
     build_data(tmp_path)
     _run(_command(tmp_path, "dry", "trainer.fast_dev_run=true"))
     assert not (tmp_path / "dry").exists()
+
+
+@pytest.mark.slow
+def test_tensorboard_shows_losses_rates_scores_and_pictures(tmp_path: Path) -> None:
+    build_data(tmp_path)
+    words = ("logger=tensorboard", "trainer.max_epochs=2", "objective.bag_of_words=0.1")
+    _run(_command(tmp_path, "shown", *words))
+    events = EventAccumulator(str(tmp_path / "shown" / "logs"))
+    events.Reload()
+    tags = events.Tags()
+    assert {"train/loss", "train/cross_entropy", "train/bag_of_words", "dev/CIDEr", "dev/BLEU-4"} <= set(
+        tags["scalars"]
+    )
+    assert {"lr-AdamW/encoder", "lr-AdamW/rest"} <= set(tags["scalars"])
+    assert [event.step for event in events.Scalars("dev/CIDEr")] == [6, 12]
+    assert len(tags["images"]) == 8
+    assert all(tag.startswith("dev/") for tag in tags["images"])

@@ -4,6 +4,7 @@ import dataclasses
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -14,6 +15,7 @@ from rich.table import Table as RichTable
 from tokenizers import Tokenizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from vistill.data.dataset import read_report
 from vistill.distill.objective import CaptionObjective, ObjectiveConfig
 from vistill.errors import ConfigError
 from vistill.models.captioner import Captioner, CaptionerConfig
@@ -123,16 +125,36 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     context = model.config.decoder.context
     data.prepare(tokenizer, model.tower, preprocess, frozen=frozen, longest=context)
     objective = CaptionObjective(config.objective, tokenizer, data.references(data.train_table))
-    provenance = {"config": dataclasses.asdict(config), "git": git_revision(), "environment": environment()}
     per_epoch = data.batches_per_epoch(config.trainer.devices * config.trainer.nodes)
     steps = -(-config.trainer.max_epochs * per_epoch // config.trainer.accumulate)
     module = CaptionModule(model, objective, config.optim, config.generation, steps)
-    score = ScoreDev(folder, data.references(data.dev_table), tokenizer, provenance, per_epoch)
+    score = ScoreDev(folder, data.references(data.dev_table), tokenizer, provenance(config), per_epoch)
     trainer = _build_trainer(
         config, folder, per_epoch, [score, LogSamples(data.dev_table, preprocess, score)]
     )
     trainer.fit(module, datamodule=data, ckpt_path=str(last) if resume else None, weights_only=True)
     return folder
+
+
+def provenance(config: TrainConfig) -> dict[str, Any]:
+    """Where a model of this run comes from; folders go by their names, so that nobody's paths are published."""
+    data = config.datamodule
+    start = Path(config.init_from)
+    named = dataclasses.replace(
+        config,
+        out=Path(config.out).name,
+        init_from=f"{start.parent.name}/{start.name}" if config.init_from else "",
+        datamodule=dataclasses.replace(data, path=Path(data.path).name, cache=Path(data.cache).name),
+    )
+    fingerprints = {
+        name: split["fingerprint"] for name, split in read_report(Path(data.path))["splits"].items()
+    }
+    return {
+        "config": dataclasses.asdict(named),
+        "data": {"name": Path(data.path).name, "fingerprints": fingerprints},
+        "git": git_revision(),
+        "environment": environment(),
+    }
 
 
 def _check_folder(folder: Path, config: TrainConfig, resume: bool) -> None:
