@@ -99,7 +99,7 @@ _APOSTROPHES: tuple[_Rule, ...] = (
     ("'", "'[tT]", "(?ai:is|was)"),
     ("[dljDLJ]", f"[dljDLJ]{_Q}", ""),
     ("[yY]", f"[yY]{_Q}", _L),
-    ("[nA-HJ-Z]", f"[nA-HJ-Z]{_QUOTE}{_L}{_L}+", ""),
+    ("[nA-HJ-XZ]", f"[nA-HJ-XZ]{_QUOTE}{_L}{_L}+", ""),
     ("'", "'[nN]", _BLANK),
     (_Q_START, f"(?!'){_Q}[nN]", ""),
     (_L, f"{_L}+[aeiouyAEIOUY]{_QUOTE}[aeiouA-Z]{_L}*", ""),

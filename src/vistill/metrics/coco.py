@@ -1,0 +1,213 @@
+"""Score captions from COCO-format files: a results list and a captions JSON."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vistill.errors import ConfigError, DataError
+from vistill.metrics import java
+from vistill.metrics.bootstrap import intervals
+from vistill.metrics.caption import NAMES, CaptionScores, score_captions
+from vistill.metrics.ptb import tokenize
+
+DEFAULT = (*NAMES, "CIDEr-D")
+"""Metrics that are computed unless others are named."""
+KNOWN = (*DEFAULT, *java.METRICS)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One caption of a results file; `image_id` as it stands there."""
+
+    image_id: int | str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What `vistill score` prints and what it writes for each picture."""
+
+    summary: dict[str, Any]
+    lines: list[dict[str, Any]]
+
+
+def read_results(path: Path) -> dict[str, Result]:
+    """Captions by picture (its id as text) from `[{"image_id", "caption"}]`.
+
+    Raises DataError, with file, entry and key, for broken JSON, another shape, an empty list and a picture
+    that comes twice.
+    """
+    entries = _load(path)
+    if not isinstance(entries, list):
+        raise DataError(f'{path}: a results file is a list, [{{"image_id": 1, "caption": "a dog"}}, ...]')
+    if not entries:
+        raise DataError(f"{path}: the list is empty, there is no caption to score")
+    found: dict[str, Result] = {}
+    where: dict[str, int] = {}
+    for number, entry in enumerate(entries):
+        image_id = _id(entry, "image_id", f"{path}: entry {number}")
+        key = str(image_id)
+        if key in found:
+            raise DataError(
+                f"{path}: entry {number}: image_id {image_id!r} comes twice, first in entry {where[key]}; "
+                "one caption a picture is scored"
+            )
+        where[key] = number
+        found[key] = Result(image_id, _text(entry, "caption", f"{path}: entry {number}"))
+    return found
+
+
+def read_references(path: Path) -> dict[str, list[str]]:
+    """References by picture (its id as text) from COCO captions JSON, in the order of `images`.
+
+    Pictures without captions are left out: a result for one is an error later. Raises DataError, with file,
+    entry and key, for broken JSON, another shape, a picture listed twice, a caption of a picture that is not
+    listed, and no caption at all.
+    """
+    content = _load(path)
+    for key in ("images", "annotations"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise DataError(
+                f"{path}: key {key!r} with a list is missing; COCO captions look like "
+                '{"images": [{"id": 1}], "annotations": [{"image_id": 1, "caption": "a dog"}]}'
+            )
+    captions: dict[str, list[str]] = {}
+    for number, image in enumerate(content["images"]):
+        key = str(_id(image, "id", f"{path}: images, entry {number}"))
+        if key in captions:
+            raise DataError(f"{path}: images, entry {number}: id {key} comes twice")
+        captions[key] = []
+    for number, annotation in enumerate(content["annotations"]):
+        place = f"{path}: annotations, entry {number}"
+        key = str(_id(annotation, "image_id", place))
+        if key not in captions:
+            raise DataError(f"{place}: image_id {key} is not among the images of this file")
+        captions[key].append(_text(annotation, "caption", place))
+    if not any(captions.values()):
+        raise DataError(f"{path}: there is no caption in it")
+    return {key: texts for key, texts in captions.items() if texts}
+
+
+def choose_metrics(names: str | None) -> tuple[str, ...]:
+    """Metrics out of a comma-separated list, DEFAULT for None; "BLEU" stands for all four. ConfigError."""
+    if names is None:
+        return DEFAULT
+    by_name = {name.lower(): (name,) for name in KNOWN} | {"bleu": NAMES[:4]}
+    chosen: dict[str, None] = {}
+    for name in names.split(","):
+        if name.strip().lower() not in by_name:
+            raise ConfigError(f"--metrics: {name.strip()!r} is unknown; there are {', '.join(KNOWN)}")
+        chosen |= dict.fromkeys(by_name[name.strip().lower()])
+    for name in chosen:
+        lacking = java.missing(name) if name in java.METRICS else None
+        if lacking:
+            raise ConfigError(f"--metrics: {lacking}")
+    return tuple(chosen)
+
+
+def score_results(
+    results: Mapping[str, Result],
+    references: Mapping[str, Sequence[str]],
+    metrics: Sequence[str] = DEFAULT,
+    samples: int = 0,
+    seed: int = 0,
+    idf_references: Mapping[str, Sequence[str]] | None = None,
+) -> Scored:
+    """Score the pictures that have a result, on the scale of the published code (0 to 1, CIDEr 0 to 10).
+
+    The summary holds one number a metric, `pictures`, and with `samples` the 95% `intervals` of those which the
+    bootstrap knows (not METEOR and SPICE). Raises DataError for a result without references.
+    """
+    unknown = [result.image_id for key, result in results.items() if key not in references]
+    if unknown:
+        raise DataError(
+            f"image_id {unknown[0]!r} has a result but no reference caption ({len(unknown)} such results)"
+        )
+    ours = {key: _tokens(result.caption) for key, result in results.items()}
+    theirs = {key: [_tokens(text) for text in references[key]] for key in results}
+    idf = None if idf_references is None else {k: [_tokens(t) for t in v] for k, v in idf_references.items()}
+    scores = score_captions(ours, theirs, tokenized=True, idf_references=idf)
+    if idf is None:  # then CIDEr-D is what everybody calls CIDEr
+        scores = replace(
+            scores,
+            corpus=scores.corpus | {"CIDEr-D": scores.corpus["CIDEr"]},
+            per_picture=scores.per_picture | {"CIDEr-D": scores.per_picture["CIDEr"]},
+        )
+    corpus, pictures = dict(scores.corpus), dict(scores.per_picture)
+    for name in set(metrics) & set(java.METRICS):
+        corpus[name], pictures[name] = java.score(name, ours, theirs)
+    summary: dict[str, Any] = {name: corpus[name] for name in metrics} | {"pictures": len(results)}
+    if samples:
+        summary["intervals"] = _intervals(scores, metrics, samples, seed)
+    lines = [
+        {
+            "image_id": results[key].image_id,
+            "caption": results[key].caption,
+            "scores": {name: float(pictures[name][i]) for name in metrics},
+        }
+        for i, key in enumerate(scores.keys)
+    ]
+    return Scored(summary, lines)
+
+
+def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSON lines whole or not at all."""
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            for line in lines:
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _tokens(text: str) -> str:
+    return " ".join(tokenize(text))
+
+
+def _intervals(
+    scores: CaptionScores, metrics: Sequence[str], samples: int, seed: int
+) -> dict[str, dict[str, float]]:
+    found = intervals(scores, samples, seed=seed)
+    return {name: {"low": found[name].low, "high": found[name].high} for name in metrics if name in found}
+
+
+def _load(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: there is no such file") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}: line {error.lineno}, column {error.colno}: broken JSON: {error.msg}"
+        ) from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"{path}: broken JSON: {error}") from error
+
+
+def _id(entry: Any, key: str, place: str) -> int | str:
+    value = _value(entry, key, place)
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise DataError(f"{place}: key {key!r} has to be a number without fraction or a text, not {value!r}")
+    return value
+
+
+def _text(entry: Any, key: str, place: str) -> str:
+    value = _value(entry, key, place)
+    if not isinstance(value, str):
+        raise DataError(f"{place}: key {key!r} has to be a text, not {value!r}")
+    return value
+
+
+def _value(entry: Any, key: str, place: str) -> Any:
+    if not isinstance(entry, dict):
+        raise DataError(f"{place}: has to be an object with the key {key!r}, not {str(entry)[:60]!r}")
+    if key not in entry:
+        raise DataError(f"{place}: key {key!r} is missing")
+    return entry[key]
