@@ -15,10 +15,16 @@ from numpy.typing import NDArray
 
 from vistill import __version__
 from vistill.errors import DataError, ImageError
+from vistill.metrics.bootstrap import intervals
+from vistill.metrics.caption import score_captions
+from vistill.metrics.diversity import diversity
+from vistill.metrics.ptb import tokenize
 from vistill.provenance import environment, git_revision
 from vistill.report.generate import Model
 
 FORMAT = 1
+VARIETY = ("vocabulary", "mean_length", "distinct_captions", "distinct_1", "distinct_2", "repetition")
+"""Fields of `Diversity` that are told."""
 Rows = Sequence[Mapping[str, Any]]
 """Rows of a built data set: key, image (bytes), captions, ..."""
 
@@ -89,6 +95,22 @@ class Scored:
     """{score: [M]}, 0 to 100 like the figures."""
     variety: dict[str, dict[str, float]]
     """{figure: {model, people}}: how varied the captions are, beside one caption a picture by people."""
+
+
+def score_run(run: Run) -> Scored:
+    """Score a run against its references: figures with intervals, scores of each picture, variety."""
+    scores = score_captions(
+        dict(zip(run.keys, run.captions, strict=True)), dict(zip(run.keys, run.references, strict=True))
+    )
+    figures = {
+        name: {"value": 100 * found.value, "low": 100 * found.low, "high": 100 * found.high}
+        for name, found in intervals(scores).items()
+    }
+    pictures = {name: 100 * values for name, values in scores.per_picture.items()}
+    model = asdict(diversity([tokenize(caption) for caption in run.captions]))
+    people = asdict(diversity([tokenize(texts[0]) for texts in run.references]))
+    variety = {name: {"model": model[name], "people": people[name]} for name in VARIETY}
+    return Scored(run, figures, pictures, variety)
 
 
 def to_json(scored: Scored, model: Model, name: str, data: str, split: str) -> dict[str, Any]:

@@ -16,11 +16,20 @@ from vistill.report.pictures import data_uri
 
 HEADLINE = ("CIDEr", "BLEU-4", "ROUGE-L", "BLEU-1")
 SORT_BY = "CIDEr"
+CARD_SCORES = ("CIDEr", "BLEU-4", "ROUGE-L")
 BY = f"By the {SORT_BY} of the single picture."
 MARKED = "Marked words are in none of its references."
 SMALL_WORDS = frozenset(
     "a an and are as at be by for from has have her his in is it its of on or the to with".split()
 )
+VARIETY_TITLES = {
+    "vocabulary": "different words",
+    "mean_length": "words a caption",
+    "distinct_captions": "different captions / captions",
+    "distinct_1": "different words / words",
+    "distinct_2": "different word pairs / pairs",
+    "repetition": "captions that repeat a word pair",
+}
 LONGEST = 20  # words; the chart's last bar holds all longer captions
 CIDER_STEP, CIDER_BINS = 20, 13
 COMMON = 10
@@ -73,7 +82,7 @@ def card(scored: Scored, rows: Rows, number: int) -> Card:
         key=run.keys[number],
         caption=run.captions[number],
         references=run.references[number],
-        scores={name: float(values[number]) for name, values in scored.pictures.items()},
+        scores={name: float(scored.pictures[name][number]) for name in CARD_SCORES},
         picture=picture,
         unseen=frozenset(tokenize(run.captions[number])) - known - SMALL_WORDS,
     )
@@ -85,14 +94,7 @@ def panels(scored: Scored) -> list[Panel]:
     return [
         _score_panel(scored),
         _length_panel(run.captions, run.references),
-        Panel(
-            "Variety",
-            table(
-                ("", "model", "people"),
-                [(name, f["model"], f["people"]) for name, f in scored.variety.items()],
-            ),
-            "People: the first reference of each picture.",
-        ),
+        _variety_panel(scored),
         _common_panel(run.captions),
     ]
 
@@ -120,6 +122,12 @@ def _length_panel(captions: Sequence[str], references: Sequence[Sequence[str]]) 
     labels = [str(n) if n % 4 == 0 else "" for n in range(LONGEST)] + [f"{LONGEST}+"]
     chart = bar_chart(labels, series, x="words in a caption", y="share of captions", percent=True)
     return Panel("Length", legend(series) + chart)
+
+
+def _variety_panel(scored: Scored) -> Panel:
+    rows = [(VARIETY_TITLES[name], f["model"], f["people"]) for name, f in scored.variety.items()]
+    note = "People: the first reference of each picture."
+    return Panel("Variety", table(("", "model", "people"), rows), note)
 
 
 def _common_panel(captions: Sequence[str]) -> Panel:

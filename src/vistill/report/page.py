@@ -123,7 +123,9 @@ def render_card(card: Card) -> str:
     """One picture with caption, references and scores."""
     caption = " ".join(_word(word, card.unseen) for word in card.caption.split()) or "<i>(no words)</i>"
     references = "".join(f"<li>{escape(text)}</li>" for text in card.references)
-    scores = " &middot; ".join(f"{escape(name)} <b>{value:.1f}</b>" for name, value in card.scores.items())
+    scores = " ".join(
+        f"<span>{escape(name)} <b>{value:.1f}</b></span>" for name, value in card.scores.items()
+    )
     picture = (
         f'<img loading="lazy" src="{escape(card.picture)}" alt="{escape(card.caption)}">'
         if card.picture
@@ -176,7 +178,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]
 def _cell(value: object) -> str:
     if not _is_number(value):
         return f'<td class="wrap">{escape(str(value))}</td>'
-    return f'<td class="n">{value:,}</td>' if value == int(value) else f'<td class="n">{value:,.3f}</td>'
+    return f'<td class="n">{value:,.0f}</td>' if value == int(value) else f'<td class="n">{value:,.3f}</td>'
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:
