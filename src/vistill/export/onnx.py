@@ -1,0 +1,154 @@
+"""A captioner in torch -> vision.onnx and decoder.onnx in fp32 (the graphs of docs/bundle.md)."""
+
+import contextlib
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from onnxscript import opset20 as op
+from torch import Tensor, nn
+
+from vistill.models.captioner import Captioner
+from vistill.models.language import KeyValue
+
+OPSET = 20  # GELU is one operator from here on; onnxruntime knows it from 1.18 on
+
+
+class VisionGraph(nn.Module):
+    """pixels [B, 3, H, W] -> cross-attention key and value of each decoder layer, flat."""
+
+    def __init__(self, model: Captioner) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        return [part for pair in self.model.decoder.cross_kv(self.model.vision(pixels)) for part in pair]
+
+
+class DecoderGraph(nn.Module):
+    """One decoding step; forbidden tokens are masked, as in `Captioner.step`."""
+
+    def __init__(self, model: Captioner) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, tokens: Tensor, cross: list[KeyValue], past: list[KeyValue]
+    ) -> tuple[Tensor, list[Tensor]]:
+        logits, present = self.model.step(tokens, cross, past)
+        return logits, [part for pair in present for part in pair]
+
+
+def export_vision(model: Captioner, path: Path) -> None:
+    """Write the vision graph: any number of pictures B, of the size in the model's config."""
+    size = model.config.vision.image_size
+    example = (torch.zeros(2, 3, size, size),)
+    names = _names("cross", model.config.decoder.layers)
+    batch = torch.export.Dim("B")
+    _export(VisionGraph(model), example, ({0: batch},), ["pixels"], names, path)
+
+
+def export_decoder(model: Captioner, path: Path) -> None:
+    """Write the decoder step: any number of pictures B, rows C and past positions T, 0 included."""
+    config = model.config.decoder
+    heads, width, layers = config.heads, config.width // config.heads, config.layers
+    patches = model.mapper.position.shape[0]
+    # Sizes that differ from each other and from 1, so that the exporter takes none of them for fixed.
+    b, c, t = 3, 2, 5
+    # Each input is a tensor of its own: one that came twice would be taken for one input.
+    cross = [
+        (torch.zeros(b, heads, width, patches), torch.zeros(b, heads, patches, width)) for _ in range(layers)
+    ]
+    past = [(torch.zeros(b, c, heads, t, width), torch.zeros(b, c, heads, t, width)) for _ in range(layers)]
+    batch, rows, time = (torch.export.Dim(name) for name in "BCT")
+    shapes = (
+        {0: batch, 1: rows},
+        [({0: batch}, {0: batch})] * layers,
+        [({0: batch, 1: rows, 3: time}, {0: batch, 1: rows, 3: time})] * layers,
+    )
+    inputs = ["tokens", *_names("cross", layers), *_names("past", layers)]
+    outputs = ["logits", *_names("present", layers)]
+    tokens = torch.zeros(b, c, dtype=torch.int64)
+    _export(DecoderGraph(model), (tokens, cross, past), shapes, inputs, outputs, path)
+
+
+def _names(kind: str, layers: int) -> list[str]:
+    return [f"{kind}_{part}.{i}" for i in range(layers) for part in ("key", "value")]
+
+
+def _export(
+    module: nn.Module,
+    example: tuple[Any, ...],
+    shapes: tuple[Any, ...],
+    inputs: list[str],
+    outputs: list[str],
+    path: Path,
+) -> None:
+    with torch.no_grad(), _quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            example,
+            dynamic_shapes=shapes,
+            input_names=inputs,
+            output_names=outputs,
+            opset_version=OPSET,
+            custom_translation_table=_TRANSLATIONS,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    for value in model.graph.node:  # names of source files and classes of the exporter's machine stay here
+        del value.metadata_props[:]
+        value.doc_string = ""
+    del model.graph.value_info[:]
+    model.producer_name = "vistill"
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def _attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """scaled_dot_product_attention over any leading axes, unmasked; the exporter's own knows two."""
+    if attn_mask is not None or dropout_p or is_causal or enable_gqa:
+        raise NotImplementedError("export: attention with mask, dropout or grouped queries")
+    rank = len(key.shape)
+    order = [*range(rank - 2), rank - 1, rank - 2]
+    factor = scale if scale is not None else 1 / math.sqrt(query.shape[-1])
+    query = op.Mul(query, op.Constant(value_float=float(factor)))
+    weights = op.Softmax(op.MatMul(query, op.Transpose(key, perm=order)), axis=-1)
+    return op.MatMul(weights, value)
+
+
+_TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.ops.aten.scaled_dot_product_attention.default: _attention
+}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter reports its own deprecations and every initializer; errors still come through."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    before = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, before, strict=True):
+                logger.setLevel(level)
