@@ -1,0 +1,121 @@
+"""Opening what is to be evaluated: a checkpoint gives what its parts give, and anything else is named."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+torch = pytest.importorskip("torch", reason="a checkpoint needs the train extra")
+
+from tests.tiny import tiny_captioner  # noqa: E402
+
+from vistill.data.text import TokenizerConfig, train_tokenizer  # noqa: E402
+from vistill.errors import BundleError, ConfigError  # noqa: E402
+from vistill.models.checkpoint import save_captioner  # noqa: E402
+from vistill.models.tokens import BOS, EOS  # noqa: E402
+from vistill.report.generate import configure, hash_files, open_model  # noqa: E402
+from vistill.runtime.decode import GenerationConfig  # noqa: E402
+from vistill.runtime.image import Preprocess, preprocess  # noqa: E402
+
+
+def pictures(count: int) -> list[bytes]:
+    found = []
+    for seed in range(count):
+        buffer = io.BytesIO()
+        pixels = np.random.default_rng(seed).integers(0, 256, (2, 3, 3), np.uint8)
+        Image.fromarray(pixels).resize((120, 80)).save(buffer, "PNG")
+        found.append(buffer.getvalue())
+    return found
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(3)
+    tokenizer = train_tokenizer(
+        ["a red dog runs", "two blue birds sit on grass"] * 4, TokenizerConfig(min_count=1)
+    )
+    model = tiny_captioner(vocab=tokenizer.get_vocab_size())
+    folder = tmp_path_factory.mktemp("run") / "best"
+    generation = {"max_new_tokens": 6, "num_beams": 2}
+    save_captioner(folder, model, tokenizer, {"config": {"generation": generation}})
+    return folder
+
+
+def greedy_by_hand(folder: Path, image: bytes, steps: int) -> tuple[str, float]:
+    """The likeliest token again and again, by the whole network each time; no cache, no batch."""
+    from vistill.models.checkpoint import load_captioner
+    from vistill.models.tokens import NEVER_GENERATED
+
+    model, tokenizer, _, spec = load_captioner(folder)
+    pixels = torch.from_numpy(preprocess(image, spec))[None]
+    text, score = [BOS], 0.0
+    while len(text) <= steps and text[-1] != EOS:
+        with torch.no_grad():
+            logits = model(pixels, torch.tensor([[text]]))[0, 0, -1]
+        logits[list(NEVER_GENERATED)] = -torch.inf
+        logp = logits.log_softmax(0)
+        if len(text) == 1:
+            logp[EOS] = -torch.inf  # min_new_tokens is 1
+        score += float(logp.max())
+        text.append(int(logp.argmax()))
+    return tokenizer.decode(text[1:]), score / (len(text) - 1)
+
+
+def test_greedy_captions_equal_a_loop_by_hand(checkpoint: Path) -> None:
+    model = open_model(checkpoint, num_beams=1)
+    images = pictures(6)
+    captions = model.caption(images)
+    by_hand = [greedy_by_hand(checkpoint, image, 6) for image in images]
+    assert [caption.text for caption in captions] == [text for text, _ in by_hand]
+    scores = [caption.score for caption in captions]
+    assert scores == pytest.approx([score for _, score in by_hand], abs=1e-5)
+    assert max(scores) - min(scores) > 1e-4  # each picture has its own
+    one_by_one = [model.caption([image])[0] for image in images]
+    assert [caption.score for caption in one_by_one] == pytest.approx(scores, abs=1e-5)
+
+
+def test_the_checkpoint_decodes_as_it_was_trained_to_unless_told_otherwise(checkpoint: Path) -> None:
+    model = open_model(checkpoint)
+    assert model.kind == "checkpoint"
+    assert (model.generation.max_new_tokens, model.generation.num_beams) == (6, 2)
+    other = open_model(checkpoint, num_beams=5, length_penalty=None)
+    assert (other.generation.max_new_tokens, other.generation.num_beams) == (6, 5)
+    assert Preprocess.from_dict(model.preprocess).size == (64, 64)
+
+
+def test_the_folder_of_a_run_is_its_best_checkpoint(checkpoint: Path) -> None:
+    assert open_model(checkpoint.parent).hash == open_model(checkpoint).hash
+
+
+def test_a_folder_of_another_kind_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no folder"):
+        open_model(tmp_path / "missing")
+    with pytest.raises(BundleError, match=r"neither config\.json .* nor manifest\.json"):
+        open_model(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["GPT2LMHeadModel"]}))
+    with pytest.raises(BundleError, match=r"config\.json"):
+        open_model(tmp_path)
+
+
+def test_settings_are_checked() -> None:
+    assert configure(GenerationConfig(num_beams=4, num_return=4), {}).num_return == 1
+    assert configure(GenerationConfig(), {"num_beams": 7}).num_beams == 7
+    with pytest.raises(ConfigError, match="beams"):
+        configure(GenerationConfig(), {"beams": 7})
+    with pytest.raises(ConfigError, match="num_beams"):
+        configure(GenerationConfig(), {"num_beams": 0})
+
+
+def test_the_hash_sees_names_and_contents(tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    a.write_bytes(b"one")
+    b.write_bytes(b"two")
+    first = hash_files([a, b])
+    assert first != hash_files([b, a])
+    a.write_bytes(b"One")
+    assert first != hash_files([a, b])
+    with pytest.raises(BundleError, match="missing"):
+        hash_files([a, tmp_path / "c"])
