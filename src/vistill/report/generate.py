@@ -43,10 +43,10 @@ def open_model(folder: Path, threads: int | None = None, **overrides: Any) -> Mo
     given = {name: value for name, value in overrides.items() if value is not None}
     if (folder / BUNDLE).is_file():
         return _open_bundle(folder, threads, given)
+    if (folder / "best" / CHECKPOINT).is_file():  # the folder of a run, which has its own config.json
+        return _open_checkpoint(folder / "best", threads, given)
     if (folder / CHECKPOINT).is_file():
         return _open_checkpoint(folder, threads, given)
-    if (folder / "best" / CHECKPOINT).is_file():  # the folder of a run
-        return _open_checkpoint(folder / "best", threads, given)
     problem = "holds neither" if folder.is_dir() else "is no folder; expected one with"
     raise BundleError(f"{folder}: {problem} {CHECKPOINT} (a checkpoint) nor {BUNDLE} (a bundle)")
 
