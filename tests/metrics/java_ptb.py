@@ -2,6 +2,8 @@
 
 import importlib.util
 import shutil
+import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,8 +17,8 @@ def available() -> bool:
 def tokenize(texts: Sequence[str]) -> list[str]:
     """Tokens of each text, joined by spaces.
 
-    A caption "x" stands after each text: some rules of the Java tool look into the next line, so that the tokens
-    of a caption would depend on the caption after it.
+    A caption "x" stands after each text: some rules of the Java tool look into the next line, so that the
+    tokens of a caption would depend on the caption after it.
     """
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
@@ -29,16 +31,20 @@ def tokenize(texts: Sequence[str]) -> list[str]:
 
 def raw(texts: Sequence[str]) -> list[str]:
     """One line of the Java tool for each text, with its case, before punctuation is removed."""
-    import subprocess
-    import tempfile
-
     from pycocoevalcap.tokenizer import ptbtokenizer
 
     jar = Path(ptbtokenizer.__file__).with_name(ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR)
     with tempfile.NamedTemporaryFile("w", encoding="utf-8") as file:
         file.writelines(f"{text}\n" for text in texts)
         file.flush()
-        command = ["java", "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", file.name]
+        command = [
+            "java",
+            "-cp",
+            str(jar),
+            "edu.stanford.nlp.process.PTBTokenizer",
+            "-preserveLines",
+            file.name,
+        ]
         done = subprocess.run(command, capture_output=True, check=True)
     lines = done.stdout.decode().split("\n")[: len(texts)]
     assert len(lines) == len(texts)

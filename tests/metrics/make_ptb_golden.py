@@ -1,6 +1,7 @@
+# ruff: noqa: E501  (the texts are data)
 """Write ptb_golden.jsonl: texts of our own and what the Java tokeniser makes of them.
 
-    python -m tests.metrics.make_ptb_golden
+python -m tests.metrics.make_ptb_golden
 """
 
 import json
@@ -52,11 +53,40 @@ a – b — c ― d a–b a—b a―b a‐b a‑b a−b 5–6 2010–2012 a ‒ 
 😀 a😀b 👨‍👩‍👧 🇫🇷 ❤️ ❤ ★ ☆ ♥ ✓ ™ ® © ° 5°C × ÷ ± µ Ω № § ¶ • · ● → ← ² ³ m² H₂O ª º ① Ⅷ ₤ ₹ ₩ ₿
 a b 1 1/2 12 345 6789 a b a　b ab a­b x-ray­y a​b a‍b ﻿a b﻿ é e´ ̈a
 """.strip("\n").split("\n")
-SPECIAL = ["", " ", "a", ".", "\t", "\u00a0", "a\tb", " a  b ", "a\nb", "a\n\nb", "x" * 300, "a " * 50, "\u0000", "\ud7ff\ue000", "\ufffd"]
+SPECIAL = [
+    "",
+    " ",
+    "a",
+    ".",
+    "\t",
+    "\u00a0",
+    "a\tb",
+    " a  b ",
+    "a\nb",
+    "a\n\nb",
+    "x" * 300,
+    "a " * 50,
+    "\u0000",
+    "\ud7ff\ue000",
+    "\ufffd",
+]
 PIECES = """a b dog cat the The U.S. Mr. mr Dr. No. no. it don't can't cannot gonna s t n I'm we're 1 2 12 3/4 1.5 1,000 100
 555 1234 5 T-shirt red-and-white Smith's dogs' O'Brien AT&T r&b www.foo.com http://foo.com/bar a@b.com #tag @user $5 % 50%
 5:30 10am 3rd 2010 '90s e.g. etc. p.m. a.m Ph.D. x-ray""".split()
-MARKS = [*".,;:!?-'\"()[]{}/\\&*@#$%^+=_~`|<>", "--", "...", "''", "``", " - ", " ", "  ", "&amp;", "n't", "'s", "'ll"]
+MARKS = [
+    *".,;:!?-'\"()[]{}/\\&*@#$%^+=_~`|<>",
+    "--",
+    "...",
+    "''",
+    "``",
+    " - ",
+    " ",
+    "  ",
+    "&amp;",
+    "n't",
+    "'s",
+    "'ll",
+]
 ODD = [*"’‘“”–—…é中文😀½€£°™•ñ‐ʼ²", "\u00a0", "\u0301"]
 
 
@@ -76,6 +106,8 @@ def texts() -> list[str]:
 
 if __name__ == "__main__":
     wanted = texts()
-    lines = [json.dumps([text, tokens]) for text, tokens in zip(wanted, java_ptb.tokenize(wanted), strict=True)]
+    lines = [
+        json.dumps([text, tokens]) for text, tokens in zip(wanted, java_ptb.tokenize(wanted), strict=True)
+    ]
     GOLDEN.write_text("\n".join(lines) + "\n", encoding="ascii")
     print(f"{GOLDEN.name}: {len(lines)} texts")

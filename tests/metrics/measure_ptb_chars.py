@@ -1,6 +1,6 @@
 """Measure the character classes in src/vistill/metrics/ptb_chars.py with the Java tool and print them.
 
-    python -m tests.metrics.measure_ptb_chars
+python -m tests.metrics.measure_ptb_chars
 """
 
 import textwrap

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from tests.metrics import corpora, java_ptb, make_ptb_golden, measure_ptb_chars
+
 from vistill.metrics import ptb_chars
 from vistill.metrics.ptb import PUNCTUATION, tokenize
 from vistill.metrics.ptb_rules import SPLIT_WORDS
@@ -68,7 +68,9 @@ def test_a_line_break_is_a_blank(left: str, line_break: str, right: str) -> None
     assert tokenize(left + line_break + right) == tokenize(f"{left} {right}")
 
 
-@pytest.mark.parametrize("text", ["a@" * 3000, "<a " * 3000, "(" * 9000, "1-" * 4000, "a%" * 4000, "http://" * 2000])
+@pytest.mark.parametrize(
+    "text", ["a@" * 3000, "<a " * 3000, "(" * 9000, "1-" * 4000, "a%" * 4000, "http://" * 2000]
+)
 def test_long_odd_texts_do_not_hang(text: str) -> None:
     assert tokenize(text)  # quadratic rules would take minutes here
 

@@ -1,0 +1,107 @@
+"""Intervals over pictures: their width, their centre, and BLEU of a resample."""
+
+import numpy as np
+import pytest
+
+from vistill.errors import ConfigError, DataError
+from vistill.metrics.bleu import bleu_counts, bleu_of_sums
+from vistill.metrics.bootstrap import _resampled, _weights, compare, intervals
+from vistill.metrics.caption import NAMES, CaptionScores, score_captions
+
+WORDS = "a red blue dog cat man runs sleeps on the grass street".split()
+
+
+def made_up(pictures: int, share_right: float, seed: int = 0) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Captions of random words; some candidates are a reference of their picture."""
+    rng = np.random.default_rng(seed)
+    references = {str(i): [" ".join(rng.choice(WORDS, 7)) for _ in range(3)] for i in range(pictures)}
+    wrong = {key: " ".join(rng.choice(WORDS, 7)) for key in references}
+    right = rng.random(pictures) < share_right
+    return {
+        k: references[k][0] if ok else wrong[k] for k, ok in zip(references, right, strict=True)
+    }, references
+
+
+def scored(pictures: int = 60, share_right: float = 0.3) -> CaptionScores:
+    return score_captions(*made_up(pictures, share_right))
+
+
+def test_an_interval_holds_the_score_and_narrows_with_more_pictures() -> None:
+    few, many = intervals(scored(40), 300), intervals(scored(1000), 300)
+    assert set(few) == set(NAMES)
+    for found in (few, many):
+        for interval in found.values():
+            assert interval.low < interval.value < interval.high
+    width = {name: (few[name].high - few[name].low) / (many[name].high - many[name].low) for name in NAMES}
+    assert all(3 < ratio < 8 for ratio in width.values())  # sqrt(1000 / 40) is 5
+
+
+def test_the_interval_of_a_mean_is_the_textbook_one() -> None:
+    scores = scored(400)
+    values = scores.per_picture["ROUGE-L"]
+    half = 1.96 * values.std() / np.sqrt(len(values))
+    found = intervals(scores, 2000)["ROUGE-L"]
+    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.1)
+
+
+def test_bleu_of_a_resample_is_bleu_of_the_drawn_pictures() -> None:
+    candidates, references = made_up(12, 0.5)
+    scores = score_captions(candidates, references)
+    drawn = _resampled(scores, 5, seed=3)
+    weights = np.concatenate(list(_weights(12, 5, seed=3))).astype(int)
+    assert (weights.sum(1) == 12).all()
+    for number, row in enumerate(weights):
+        keys = [key for key, times in zip(candidates, row, strict=True) for _ in range(times)]
+        ours = {str(i): candidates[key].split() for i, key in enumerate(keys)}
+        theirs = {str(i): [text.split() for text in references[key]] for i, key in enumerate(keys)}
+        wanted = bleu_of_sums(bleu_counts(ours, theirs))
+        np.testing.assert_allclose([drawn[name][number] for name in NAMES[:4]], wanted, atol=1e-9)
+
+
+def test_a_seed_repeats() -> None:
+    scores = scored()
+    assert intervals(scores, 100, seed=1) == intervals(scores, 100, seed=1)
+    assert intervals(scores, 100, seed=1) != intervals(scores, 100, seed=2)
+
+
+def test_equal_pictures_give_an_interval_of_no_width() -> None:
+    scores = score_captions(
+        {str(i): "a dog runs on grass" for i in range(5)}, {str(i): ["a dog runs"] for i in range(5)}
+    )
+    for interval in intervals(scores, 50).values():
+        assert interval.low == pytest.approx(interval.high) == pytest.approx(interval.value)
+
+
+def test_comparing_a_system_with_a_better_one_and_with_itself() -> None:
+    worse, better = scored(200, 0.1), scored(200, 0.5)
+    better_by = compare(worse, better, 500)
+    for name in NAMES:
+        found = better_by[name]
+        assert found.difference.value == pytest.approx(better.corpus[name] - worse.corpus[name])
+        assert 0 < found.difference.low < found.difference.value < found.difference.high
+        assert found.p == pytest.approx(2 / 501)
+        assert compare(better, worse, 500)[name].difference.low == pytest.approx(-found.difference.high)
+    for same in compare(worse, worse, 100).values():
+        assert same.difference == type(same.difference)(0, 0, 0)
+        assert same.p == 1
+
+
+def test_the_pairing_makes_small_differences_visible() -> None:
+    candidates, references = made_up(300, 0.3)
+    slightly = dict(candidates)
+    for key in list(candidates)[:15]:
+        slightly[key] = references[key][0]
+    first, second = score_captions(candidates, references), score_captions(slightly, references)
+    alone = intervals(first, 500)["CIDEr"]
+    assert alone.low < second.corpus["CIDEr"] < alone.high
+    assert compare(first, second, 500)["CIDEr"].difference.low > 0
+
+
+def test_errors() -> None:
+    scores = scored(5)
+    with pytest.raises(ConfigError, match="2 resamples, not 1"):
+        intervals(scores, 1)
+    with pytest.raises(ConfigError, match="level"):
+        intervals(scores, 10, level=95)
+    with pytest.raises(DataError, match="same pictures"):
+        compare(scores, scored(6))
