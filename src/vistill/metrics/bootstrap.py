@@ -84,7 +84,7 @@ def _interval(value: float, drawn: Floats, level: float) -> Interval:
 
 
 def _resampled(scores: CaptionScores, samples: int, seed: int) -> dict[str, Floats]:
-    """Every corpus score on every resample; float64 [samples] a name. A seed always draws the same pictures."""
+    """Every corpus score on every resample; float64 [samples] a name. A seed draws the same pictures."""
     means = [name for name in scores.per_picture if name not in BLEU]
     values = np.stack([scores.per_picture[name] for name in means], axis=1) if means else None
     found: dict[str, list[Floats]] = {name: [] for name in scores.per_picture}

@@ -118,7 +118,7 @@ def score_results(
 ) -> Scored:
     """Score the pictures that have a result, on the scale of the published code (0 to 1, CIDEr 0 to 10).
 
-    The summary holds one number a metric, `pictures`, and with `samples` the 95% `intervals` of those which the
+    The summary holds one number a metric, `pictures`, and with `samples` the 95% `intervals` of all that the
     bootstrap knows (not METEOR and SPICE). Raises DataError for a result without references.
     """
     unknown = [result.image_id for key, result in results.items() if key not in references]

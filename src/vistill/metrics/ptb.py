@@ -132,4 +132,7 @@ def _spell(token: str) -> str:
         return _REWRITE.get(token, token)
     if not _ADDRESS.search(token):
         token = token.replace("\u00ad", "")
-    return token.replace(" ", "\u00a0").replace("(", "-lrb-").replace(")", "-rrb-")
+    token = token.replace(" ", "\u00a0")
+    if token.startswith("<") and token.endswith(">"):
+        return token
+    return token.replace("(", "-lrb-").replace(")", "-rrb-")

@@ -1,7 +1,7 @@
 """Rules of the caption tokeniser: what is one token, as regular expressions.
 
-Each rule is (characters it may start with, token, what has to follow and is not part of it). All of them were
-found by giving strings to the Java tool: single characters, all short strings over small alphabets, all
+Each rule is (characters it may start with, token, what has to follow and is not part of it). They were worked
+out against the answers of the Java tool to single characters, all short strings over small alphabets, all
 strings of up to four letters before a full stop, random strings, and captions; see docs/metrics.md.
 """
 
@@ -78,25 +78,34 @@ _BLANK = "[ \\t\\n\u00a0\u2000-\u200a\u3000]"
 _Rule = tuple[str, str, str]
 
 _WORDS: tuple[_Rule, ...] = (
+    # cannot, gonna: two tokens
     *((f"[{first[0]}{first[0].upper()}]", f"(?ai:{first})", f"(?ai:{second})") for first, second in _PAIRS),
+    # dog, end.Start; then dog before 's; then "dog." before a comma; then do before n't
     (_W, _WORD, ""),
     (_W, _WORD, f"{_Q}(?ai:[msd]|re|ve|ll)"),
     (_W, f"{_WORD}\\.", "[,;:]"),
     ("[a-zA-Z\u00ad]", "[a-zA-Z\u00ad]*[a-mo-zA-MO-Z]\u00ad*", f"[nN]{_QUOTE}[tT]"),
+    # t-shirt, a_b, O'Brien-x
     (_A, _THING, ""),
     (_A, f"{_THING}\\.", "[,;:]"),
+    # and/or, 1/2-inch
     (_AD, f"{_AD}+(?:-{_AL}+){{0,2}}(?:\\\\?/{_AD}+(?:-{_AL}+){{0,2}}){{1,2}}", ""),
+    # vitamin C. The
     (_AL, _AL, f"\\.{_BLANK}+{_any(_SENTENCE_STARTS)}{_BLANK}"),
+    # AT&T
     ("[A-Z]", "[A-Z]+(?:(?:\\+|&|&amp;)[A-Z]+)+", ""),
     ("[A-Z]", "[A-Z]+(?:(?:\\+|&|&amp;)[A-Z]+)+\\.", "[,;:]"),
-    ("[0-9]", "[0-9][A-Za-z0-9]*(?:\\.[A-Za-z0-9]+)*\\.[xX]", f"(?:[!?.,]|{_BLANK})"),
+    # 0.7.x
+    (_AD, "[A-Za-z0-9]+(?:\\.[A-Za-z0-9]+)*\\.[xX]", f"(?:[!?.,]|{_BLANK})"),
     ("[cCfF]", "(?ai:c\\+\\+|[cf]#)", ""),
 )
 _APOSTROPHES: tuple[_Rule, ...] = (
+    # 's, n't, 'tis; a curly apostrophe asks for less than a straight one
     ("'", "'(?ai:[msd]|re|ve|ll)", "[^a-zA-Z]"),
     (_Q_START, f"(?!'){_Q}(?ai:[msd]|re|ve|ll)", ""),
     ("[nN]", f"[nN]{_QUOTE}[tT]", ""),
     ("'", "'[tT]", "(?ai:is|was)"),
+    # d', y'all, N'djamena, rock 'n roll, Hawai'i
     ("[dljDLJ]", f"[dljDLJ]{_Q}", ""),
     ("[yY]", f"[yY]{_Q}", _L),
     ("[nA-HJ-XZ]", f"[nA-HJ-XZ]{_QUOTE}{_L}{_L}+", ""),
@@ -105,16 +114,19 @@ _APOSTROPHES: tuple[_Rule, ...] = (
     (_L, f"{_L}+[aeiouyAEIOUY]{_QUOTE}[aeiouA-Z]{_L}*", ""),
     ("[a-zA-Z]", f"(?ai:{_any(_ASCII_APOSTROPHE_WORDS)})", ""),
     ("['\u2019\x92&a-zA-Z]", f"(?ai:{_any(_APOSTROPHE_WORDS)})".replace("'", _Q), ""),
+    # '90s, '85
     (_Q_START, f"{_Q}[2-9]0[sS]", ""),
     (_Q_START, f"{_Q}[0-9]{{2}}", _BLANK),
 )
 _TITLE = _any(_ENDING_TITLE_CASE_ABBREVIATIONS) + "|" + _any(_ENDING_TITLE_CASE_ABBREVIATIONS.upper())
 _SHORT_FORMS: tuple[_Rule, ...] = (
+    # Mr., etc., No. 5
     ("[a-zA-Z]", f"(?ai:{_any(_ABBREVIATIONS)})\\.", ""),
     ("[a-zA-Z]", f"(?:(?ai:{_any(_ENDING_ABBREVIATIONS)})|{_TITLE})\\.".replace("ph.d", "ph\\.d"), "(?s:..)"),
     ("[a-zA-Z]", f"(?ai:{_any(_ABBREVIATIONS_BEFORE_A_NUMBER)})\\.", f" ?{_D}"),
 )
 _DOTTED: tuple[_Rule, ...] = (
+    # 1.5-inch, pre-U.S., U.S.-led
     (_AD, f"{_AD}[A-Za-z0-9.,{_SOFT}]*(?:-[A-Za-z0-9{_SOFT}]+)+", ""),
     (_AD, f"{_AD}[A-Za-z0-9.,]*(?:-{_AD}+)+\\.", "[,;:]"),
     (_AD, f"{_AD}[A-Za-z0-9.,]*(?:-{_AD}+)*-{_AL}\\.(?:{_AL}\\.)+", ""),
@@ -122,6 +134,7 @@ _DOTTED: tuple[_Rule, ...] = (
 )
 _GAP = "[- \u00a0]"
 _NUMBERS: tuple[_Rule, ...] = (
+    # -1,000.5 and 12:30; 3 1/2; 12/25/2010; telephone numbers; superscripts
     (f"[-+.:,{_SOFT}\u066b\u066c{_DIGITS}]", f"[-+]?{_NUMBER}", ""),
     (_D, f"(?:{_D}{{1,4}}{_GAP})?{_D}{{1,4}}[/\u2044]{_D}{{1,4}}", ""),
     ("[0-9]", "[0-9]{1,2}[-/][0-9]{1,2}[-/][0-9]{2,4}", ""),
@@ -134,6 +147,7 @@ _HOST_START = f"[^{_NOT_IN_URL}`'!{{}}$,-_]"
 _TAG_NAME = "[A-Za-z][A-Za-z0-9_:.-]*"
 _TAG_WORD = f"[ \\t]+{_TAG_NAME}(?:[ \\t]*=[ \\t]*(?:\"[^\"]*\"|'[^']*'))?"
 _ADDRESSES: tuple[_Rule, ...] = (
+    # http://foo.com/bar, www.foo.com, foo.com/bar, a@b.com, @user, #tag, <br />, &amp;
     ("[hH]", f"(?ai:https?)://[^{_NOT_IN_URL}{{}}]+{_URL_END}", ""),
     (
         "[wW]",
@@ -158,6 +172,7 @@ _ADDRESSES: tuple[_Rule, ...] = (
 _CURLY = "`\u2018-\u201f\u2039\u203a\u00ab\u00bb\x91-\x94"
 _EYE = "[-^x=~<>']"
 _MARKS_AND_SIGNS: tuple[_Rule, ...] = (
+    # runs of one mark, quotation marks, anything else alone
     ("\\.", "\\.{3,4}|\\. \\. \\.", ""),
     ("[?!]", "[?!]+", ""),
     ("-", "-{5,}|-{2,4}", ""),
@@ -169,6 +184,7 @@ _MARKS_AND_SIGNS: tuple[_Rule, ...] = (
     (f"[{_class(ptb_chars.SYMBOL)}]", ".", ""),
     ("[$A-Z]", "[A-Z]{0,3}\\$", ""),
     ("[\u00a2\u00a3\u00a4\u20ac\u20a0\x80\u00bc-\u00be\u2153\u2154\u2026\u2013-\u2015\x96\x97]", ".", ""),
+    # :-) and ^_^
     ("[<>:;=]", "[<>]?[:;=][-o*']?[()DPdpO\\\\{@|\\[\\]]", "[^a-zA-Z0-9]"),
     ("[-^x=~<>']", f"{_EYE}_{_EYE}", ""),
     ("\\(", f"\\({_EYE}[_.]?{_EYE}\\)|\\([\\^x=~<>']-[\\^x=~<>'`]\\)", ""),
