@@ -1,8 +1,7 @@
 """The commands in README.md and docs/ do what they say.
 
-A fenced block after a line `<!-- test -->` is run by bash in a temporary folder that holds `samples/`; if the
-next block follows a line `<!-- output -->`, it is what the commands print. `<!-- test: slow -->` marks the test
-as slow.
+A fenced block after a line `<!-- test -->` is run by bash in a temporary folder that holds `samples/`. If the next
+block follows a line `<!-- output -->`, it is what the commands print. `<!-- test: slow -->` makes a slow test.
 """
 
 import os
