@@ -1,7 +1,7 @@
 """The commands in README.md and docs/ do what they say.
 
-A fenced block after a line `<!-- test -->` is run by bash in a temporary folder that holds `samples/`. If the next
-block follows a line `<!-- output -->`, it is what the commands print. `<!-- test: slow -->` makes a slow test.
+A fenced block after a line `<!-- test -->` is run by bash in a temporary folder that holds `samples/`. If the
+next block follows a line `<!-- output -->`, it is what the commands print. `<!-- test: slow -->` is slow.
 """
 
 import os
@@ -80,13 +80,13 @@ def test_links_and_pictures_are_there(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page.name} points to {target}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_files_that_a_page_names_are_there(page: Path) -> None:
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md", "docs/from-the-five.md"])
+def test_files_that_a_page_names_are_there(page: str) -> None:
     """Names like `runtime/image.py` are read from src/vistill or from the repository."""
-    text = page.read_text(encoding="utf-8")
+    text = (ROOT / page).read_text(encoding="utf-8")
     for name in re.findall(r"`((?:[a-z0-9_]+/)+[a-z0-9_]+\.(?:py|yaml|css))`", text):
         places = [ROOT / name, ROOT / "src" / "vistill" / name, ROOT / "src" / name]
-        assert any(place.exists() for place in places), f"{page.name} names {name}"
+        assert any(place.exists() for place in places), f"{page} names {name}"
 
 
 def test_the_two_set_up_commands_are_scripts(root: Path) -> None:
