@@ -128,7 +128,9 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     per_epoch = data.batches_per_epoch(config.trainer.devices * config.trainer.nodes)
     steps = -(-config.trainer.max_epochs * per_epoch // config.trainer.accumulate)
     module = CaptionModule(model, objective, config.optim, config.generation, steps)
-    score = ScoreDev(folder, data.references(data.dev_table), tokenizer, provenance(config), per_epoch)
+    score = ScoreDev(
+        folder, data.references(data.dev_table), tokenizer, provenance(config, model.config), per_epoch
+    )
     trainer = _build_trainer(
         config, folder, per_epoch, [score, LogSamples(data.dev_table, preprocess, score)]
     )
@@ -136,12 +138,13 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     return folder
 
 
-def provenance(config: TrainConfig) -> dict[str, Any]:
+def provenance(config: TrainConfig, model: CaptionerConfig) -> dict[str, Any]:
     """Where a model of this run comes from; folders go by their names, so that nobody's paths are published."""
     data = config.datamodule
     start = Path(config.init_from)
     named = dataclasses.replace(
         config,
+        model=model,  # what `init_from` brought, not what the settings say beside it
         out=Path(config.out).name,
         init_from=f"{start.parent.name}/{start.name}" if config.init_from else "",
         datamodule=dataclasses.replace(data, path=Path(data.path).name, cache=Path(data.cache).name),
