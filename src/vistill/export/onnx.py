@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
+from onnx import numpy_helper
 from onnxscript import opset20 as op
 from torch import Tensor, nn
 
@@ -103,13 +105,40 @@ def _export(
         )
     assert program is not None
     model = program.model_proto
-    for value in model.graph.node:  # names of source files and classes of the exporter's machine stay here
-        del value.metadata_props[:]
-        value.doc_string = ""
-    del model.graph.value_info[:]
-    model.producer_name = "vistill"
+    _share_tables(model.graph)
+    _clean(model)
     onnx.checker.check_model(model)
     onnx.save(model, path)
+
+
+def _share_tables(graph: onnx.GraphProto) -> None:
+    """Where the exporter kept the transpose of a looked-up table as a copy, transpose the table instead."""
+    arrays = {i.name: numpy_helper.to_array(i) for i in graph.initializer if len(i.dims) == 2}
+    tables = {n.input[0] for n in graph.node if n.op_type == "Gather" and n.input[0] in arrays}
+    copies = {
+        n.input[1]: table
+        for n in graph.node
+        for table in tables
+        if n.op_type == "MatMul"
+        and n.input[1] in arrays
+        and np.array_equal(arrays[n.input[1]], arrays[table].T)
+    }
+    for copy, table in copies.items():
+        graph.initializer.remove(next(i for i in graph.initializer if i.name == copy))
+        graph.node.insert(0, onnx.helper.make_node("Transpose", [table], [copy], perm=[1, 0]))
+
+
+def _clean(model: onnx.ModelProto) -> None:
+    """Drop what is left over: unused constants, and names of files and classes of the exporting machine."""
+    graph = model.graph
+    used = {name for node in graph.node for name in node.input}
+    kept = [i for i in graph.initializer if i.name in used]
+    del graph.initializer[:], graph.value_info[:]
+    graph.initializer.extend(kept)
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    model.producer_name = "vistill"
 
 
 def _attention(

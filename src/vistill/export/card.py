@@ -1,0 +1,69 @@
+"""The model card of a bundle: README.md with a YAML header, from the manifest alone."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from vistill.runtime.bundle import Manifest
+
+
+def model_card(manifest: Manifest) -> str:
+    """Markdown; what the manifest does not know is left out, nothing is made up."""
+    header = {
+        "library_name": "vistill",
+        "pipeline_tag": "image-to-text",
+        "language": "en",
+        "license": manifest.licence,
+        "tags": ["image-captioning", "onnx", manifest.precision],
+    }
+    config = manifest.provenance.get("config", {})
+    data = config.get("datamodule", {}).get("path")
+    if data:
+        header["datasets"] = [data]
+    parts = [
+        "---\n" + "".join(f"{key}: {json.dumps(value)}\n" for key, value in header.items()) + "---",
+        f"# {manifest.name}",
+        "An image captioner exported by vistill. It runs on ONNX Runtime, on a plain CPU.",
+        '```python\nfrom vistill import Captioner\n\nCaptioner("path/to/this/folder")("photo.jpg")\n```',
+        "## Model\n\n" + _table(_model_rows(manifest)),
+    ]
+    if manifest.scores:
+        parts.append("## Scores\n\n" + _table(_flat(manifest.scores)))
+    if config:
+        parts.append("## Training\n\n" + _table(_flat(config)))
+    rest = {key: value for key, value in manifest.provenance.items() if key != "config"}
+    if rest:
+        parts.append("## Provenance\n\n" + _table(_flat(rest)))
+    return "\n\n".join(parts) + "\n"
+
+
+def _model_rows(manifest: Manifest) -> list[tuple[str, Any]]:
+    spec, search = manifest.preprocess, manifest.generation
+    size = sum(entry.bytes for entry in manifest.files.values())
+    rows = [
+        ("precision", manifest.precision),
+        ("picture", f"{spec.size[1]} x {spec.size[0]} pixels, {spec.resize}, {spec.interpolation}"),
+        ("search", f"{search.num_beams} beams, at most {search.max_new_tokens} tokens"),
+    ]
+    return [*rows, ("size", f"{size / 1e6:.1f} MB")] if size else rows
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """{"a": {"b": 1}} -> [("a.b", 1)]."""
+    rows: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            rows += _flat(value, f"{prefix}{key}.")
+        else:
+            rows.append((f"{prefix}{key}", value))
+    return rows
+
+
+def _table(rows: list[tuple[str, Any]]) -> str:
+    lines = ["| | |", "|---|---|", *(f"| {key} | {_cell(value)} |" for key, value in rows)]
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|").replace("\n", " ")
