@@ -9,6 +9,7 @@ from vistill import __version__
 from vistill.cli.caption import caption
 from vistill.cli.data import app as data
 from vistill.cli.evaluate import evaluate
+from vistill.cli.export import export
 from vistill.cli.score import score
 from vistill.cli.train import train
 from vistill.errors import VistillError
@@ -62,6 +63,7 @@ app.add_typer(data, name="data", short_help="Build data sets and look into them.
 app.command(short_help="Train a captioner by an experiment.")(train)
 app.command(short_help="Score captions of COCO-format files.")(score)
 app.command(short_help="Score a model on a data set; write a page.")(evaluate)
+app.command(short_help="Turn a checkpoint into a bundle that runs without torch.")(export)
 
 
 def main() -> None:
