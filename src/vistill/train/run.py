@@ -139,12 +139,12 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
 
 
 def provenance(config: TrainConfig, model: CaptionerConfig) -> dict[str, Any]:
-    """Where a model of this run comes from; folders go by their names, so that nobody's paths are published."""
+    """Where a model of this run comes from; folders go by their names alone, so no paths are published."""
     data = config.datamodule
     start = Path(config.init_from)
     named = dataclasses.replace(
         config,
-        model=model,  # what `init_from` brought, not what the settings say beside it
+        model=model,  # what `init_from` brought, whatever the settings say
         out=Path(config.out).name,
         init_from=f"{start.parent.name}/{start.name}" if config.init_from else "",
         datamodule=dataclasses.replace(data, path=Path(data.path).name, cache=Path(data.cache).name),

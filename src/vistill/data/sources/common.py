@@ -10,7 +10,7 @@ from vistill.errors import ConfigError, DataError
 
 PICTURE_SUFFIXES = frozenset(
     f".{name}"
-    for name in "jpg jpeg jpe jfif png webp gif bmp tif tiff avif heic heif jp2 jxl ppm pgm".split()  # noqa: SIM905
+    for name in "jpg jpeg jpe jfif png webp gif bmp tif tiff avif heic heif jp2 jxl ppm pgm".split()
 )
 
 
