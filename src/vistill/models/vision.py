@@ -67,15 +67,16 @@ class VisionTower(nn.Module):
 
     def __init__(self, config: VisionConfig, *, pretrained: bool) -> None:
         super().__init__()
-        self.net: Any = create_timm(
+        net: Any = create_timm(
             config.name, download=pretrained and config.weights == "timm", size=config.image_size
         )
         if pretrained and config.weights == "wheel":
-            self.net.load_state_dict(lite_state_dict(config.name), strict=True)
-        if hasattr(self.net, "reset_classifier"):
-            self.net.reset_classifier(0, "")
-        self.stages = cut_stages(self.net)
-        self.width = int(self.net.num_features)
+            net.load_state_dict(lite_state_dict(config.name), strict=True)
+        if hasattr(net, "reset_classifier"):
+            net.reset_classifier(0, "")
+        self.net = net
+        self.stages = cut_stages(net)
+        self.width = int(net.num_features)
 
     def forward(self, pixels: Tensor, start: int = 0) -> Tensor:
         """Run the stages from `start` on: pixels, or the output of `trunk(pixels, start)` -> [B, N, D]."""
@@ -168,7 +169,7 @@ def tower_preprocess(config: VisionConfig) -> Preprocess:
     repair_torchvision()
     import timm
 
-    settings = timm.get_pretrained_cfg(config.name)
+    settings: Any = timm.get_pretrained_cfg(config.name)
     if settings is None:
         raise ConfigError(f"model.vision.name={config.name!r}: timm states no preprocessing for it")
     mean: tuple[float, float, float] = settings.mean
