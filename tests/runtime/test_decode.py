@@ -162,6 +162,44 @@ def test_the_search_stops_once_every_picture_has_its_captions() -> None:
     assert model.steps == 2
 
 
+class DroppingStepper(TableStepper):
+    """As its base, and it can forget pictures."""
+
+    def __init__(self, *args: int) -> None:
+        super().__init__(*args)
+        self.pictures = list(range(len(self.text)))
+
+    def step(self, tokens: np.ndarray) -> np.ndarray:
+        grown = [
+            [(*old, int(token)) for old, token in zip(rows, new, strict=True)]
+            for rows, new in zip(self.text, tokens, strict=True)
+        ]
+        self.text = grown
+        return np.stack(
+            [[self.logits(p, row) for row in rows] for p, rows in zip(self.pictures, grown, strict=True)]
+        )
+
+    def keep(self, pictures: np.ndarray) -> None:
+        assert 0 < len(pictures) < len(self.pictures)
+        self.pictures = [self.pictures[i] for i in pictures]
+        self.text = [self.text[i] for i in pictures]
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000), batch=st.integers(1, 9), beams=st.integers(1, 4))
+def test_dropping_finished_pictures_changes_no_caption(seed: int, batch: int, beams: int) -> None:
+    config = GenerationConfig(max_new_tokens=10, num_beams=beams, num_return=beams)
+    plain = generate(TableStepper(batch, 8, seed), batch, bos=BOS, eos=EOS, config=config)
+    assert generate(DroppingStepper(batch, 8, seed), batch, bos=BOS, eos=EOS, config=config) == plain
+
+
+def test_finished_pictures_are_dropped() -> None:
+    config = GenerationConfig(max_new_tokens=10, num_beams=2)
+    model = DroppingStepper(16, 5)
+    generate(model, 16, bos=BOS, eos=EOS, config=config)
+    assert len(model.pictures) < 16
+
+
 def test_a_caption_cut_at_its_longest_has_no_end_mark() -> None:
     class NeverEnds(TableStepper):
         def logits(self, picture: int, text: tuple[int, ...]) -> np.ndarray:

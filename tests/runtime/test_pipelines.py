@@ -81,6 +81,22 @@ def test_n_best_captions_come_sorted(captioner: Captioner) -> None:
     assert captioner.caption_arrays(pixels, num_return=5) == [found]
 
 
+def test_the_shipped_model_captions_a_photo_alike_alone_and_beside_others(
+    shipped_bundle: Path, root: Path
+) -> None:
+    photos = sorted((root / "samples").glob("*.jpg"))
+    together = Captioner(shipped_bundle, threads=1).caption(photos)
+    alone = [Captioner(shipped_bundle, threads=1).caption([photo])[0] for photo in photos]
+    for one, other in zip(together, alone, strict=True):
+        assert one[0].text == other[0].text
+        assert one[0].score == pytest.approx(other[0].score, abs=1e-3)
+    assert len({one[0].text for one in together}) > 1
+
+
+def test_the_shipped_model_keeps_its_size(shipped_bundle: Path) -> None:
+    assert sum(path.stat().st_size for path in shipped_bundle.iterdir()) <= 25e6
+
+
 def test_many_threads_may_share_a_captioner(tiny_bundle: Path) -> None:
     shared = Captioner(tiny_bundle, threads=1)
     pictures = [picture(seed) for seed in range(12)]

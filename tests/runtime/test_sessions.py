@@ -61,6 +61,20 @@ def test_two_texts_at_once_do_not_meet(sessions: tuple[VisionSession, DecoderSes
     np.testing.assert_array_equal(one.step(np.array([[7]])), third.step(np.array([[7]])))
 
 
+def test_pictures_can_be_forgotten(
+    sessions: tuple[VisionSession, DecoderSession],
+    tiny_reference: Callable[[np.ndarray, list[int]], np.ndarray],
+) -> None:
+    vision, decoder = sessions
+    pixels = pictures(4)
+    stepper = decoder.start(vision.run(pixels))
+    stepper.step(np.full((4, 1), 1))
+    stepper.keep(np.array([1, 3]))
+    logits = stepper.step(np.array([[5], [6]]))
+    np.testing.assert_allclose(logits[0, 0], tiny_reference(pixels[1], [1, 5]), atol=1e-4)
+    np.testing.assert_allclose(logits[1, 0], tiny_reference(pixels[3], [1, 6]), atol=1e-4)
+
+
 def test_keeping_the_order_moves_nothing(sessions: tuple[VisionSession, DecoderSession]) -> None:
     vision, decoder = sessions
     stepper = decoder.start(vision.run(pictures(2)))

@@ -5,7 +5,7 @@ vectorised over B pictures and C rows; no Python loop runs over pictures, rows o
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 _NEVER = np.float32(-np.inf)
+_WORTH_DROPPING = 0.25  # share of pictures done from which on copying the others pays
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,11 @@ class GenerationConfig:
 
 
 class Stepper(Protocol):
-    """The state of B pictures x C rows of text. It starts with C = 1 and no text."""
+    """The state of B pictures x C rows of text. It starts with C = 1 and no text.
+
+    It may also have `keep(pictures)`: forget all but these of the B pictures, which then are 0, 1, ... Beam
+    search calls it once enough pictures are done, which saves about a fifth of the steps' work.
+    """
 
     def step(self, tokens: Ints) -> Floats:
         """Append one token to each row: tokens [B, C] -> logits [B, C, V] of the position after it."""
@@ -116,50 +121,86 @@ def _beam_search(
     text = np.full((b, 1, config.max_new_tokens + 1), eos, np.int64)  # [B, C, T], C = 1 at first, then k
     text[:, :, 0] = bos
     scores = np.zeros((b, 1), np.float32)  # sum(log p) of the open rows
-    done_text = np.full((b, k, config.max_new_tokens + 1), eos, np.int64)
-    done_length = np.zeros((b, k), np.int64)  # tokens without begin and end marks
-    done_scores = np.full((b, k), _NEVER)
+    finished = _Finished.none(b, k, config.max_new_tokens + 1)
     full = np.zeros(b, bool)
+    place = np.arange(b)  # of the pictures still in the arrays
+    found: list[list[Hypothesis]] = [[] for _ in range(b)]
 
     for t in range(1, config.max_new_tokens + 1):
         logp = _log_softmax(stepper.step(text[:, :, t - 1]))
         _constrain(logp, text[:, :, :t], eos, config)
         logp += scores[:, :, None]
         top, row, token = _best(logp, 2 * k)  # [B, 2k] each, best first
-        grown = np.take_along_axis(text, row[:, :, None], axis=1)
+        grown = _take(text, row)
         grown[:, :, t] = token
 
         ended = (token == eos) | (t == config.max_new_tokens)
-        new = np.where(
-            ended[:, :k] & ~full[:, None], top[:, :k] / np.float32(t**config.length_penalty), _NEVER
-        )
-        length = np.where(token[:, :k] == eos, t - 1, t)
-        merged = np.concatenate((done_scores, new), axis=1)
-        order = np.argsort(-merged, axis=1, kind="stable")[:, :k]
-        done_scores = np.take_along_axis(merged, order, axis=1)
-        done_length = np.take_along_axis(np.concatenate((done_length, length), axis=1), order, axis=1)
-        done_text = np.take_along_axis(
-            np.concatenate((done_text, grown[:, :k]), axis=1), order[:, :, None], axis=1
-        )
+        ending = top[:, :k] / np.float32(t**config.length_penalty)
+        ending = np.where(ended[:, :k] & ~full[:, None], ending, _NEVER)
+        finished = finished.with_new(grown[:, :k], np.where(token[:, :k] == eos, t - 1, t), ending)
 
         order = np.argsort(ended, axis=1, kind="stable")[:, :k]  # the first k that go on, still best first
-        scores = np.where(
-            np.take_along_axis(ended, order, axis=1), _NEVER, np.take_along_axis(top, order, axis=1)
-        )
-        full |= np.isfinite(done_scores).all(axis=1) | ~np.isfinite(scores).any(axis=1)
+        scores = np.where(_take(ended, order), _NEVER, _take(top, order))
+        full |= np.isfinite(finished.scores).all(axis=1) | ~np.isfinite(scores).any(axis=1)
         if full.all():
             break
-        text = np.take_along_axis(grown, order[:, :, None], axis=1)
-        stepper.reorder(np.take_along_axis(row, order, axis=1))
+        text, row = _take(grown, order), _take(row, order)
+        stepper.reorder(row)
+        if full.mean() >= _WORTH_DROPPING and hasattr(stepper, "keep"):
+            for i in np.flatnonzero(full).tolist():
+                found[place[i]] = finished.hypotheses(i, config.num_return)
+            rest = np.flatnonzero(~full)
+            stepper.keep(rest)
+            text, scores, finished, place, full = (
+                text[rest],
+                scores[rest],
+                finished.of(rest),
+                place[rest],
+                full[rest],
+            )
 
-    return [
-        [
-            Hypothesis(tuple(done_text[i, j, 1 : done_length[i, j] + 1].tolist()), float(done_scores[i, j]))
-            for j in range(config.num_return)
-            if done_scores[i, j] > _NEVER
+    for j in range(len(place)):
+        found[place[j]] = finished.hypotheses(j, config.num_return)
+    return found
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """The best k finished hypotheses of each picture, best first; those that are not there score -inf."""
+
+    text: Ints  # [B, k, T]
+    length: Ints  # [B, k] tokens without begin and end marks
+    scores: Floats  # [B, k]
+
+    @classmethod
+    def none(cls, b: int, k: int, t: int) -> "_Finished":
+        return cls(np.zeros((b, k, t), np.int64), np.zeros((b, k), np.int64), np.full((b, k), _NEVER))
+
+    def with_new(self, text: Ints, length: Ints, scores: Floats) -> "_Finished":
+        """The best k of these and of new ones of the same shapes."""
+        merged = np.concatenate((self.scores, scores), axis=1)
+        order = np.argsort(-merged, axis=1, kind="stable")[:, : scores.shape[1]]
+        return _Finished(
+            _take(np.concatenate((self.text, text), axis=1), order),
+            _take(np.concatenate((self.length, length), axis=1), order),
+            _take(merged, order),
+        )
+
+    def of(self, pictures: Ints) -> "_Finished":
+        return _Finished(self.text[pictures], self.length[pictures], self.scores[pictures])
+
+    def hypotheses(self, picture: int, count: int) -> list[Hypothesis]:
+        rows = zip(self.text[picture], self.length[picture], self.scores[picture], strict=True)
+        return [
+            Hypothesis(tuple(text[1 : length + 1].tolist()), float(score))
+            for text, length, score in list(rows)[:count]
+            if score > _NEVER
         ]
-        for i in range(b)
-    ]
+
+
+def _take(values: NDArray[Any], rows: Ints) -> NDArray[Any]:
+    """values [B, C, ...], rows [B, C2] -> [B, C2, ...]."""
+    return np.take_along_axis(values, rows.reshape(rows.shape + (1,) * (values.ndim - 2)), axis=1)
 
 
 def _sample(stepper: Stepper, b: int, bos: int, eos: int, config: GenerationConfig) -> list[list[Hypothesis]]:

@@ -90,6 +90,11 @@ class OnnxStepper:
         batch = np.arange(rows.shape[0])[:, None]
         self.past = [_ort_value(value.numpy()[batch, rows]) for value in self.past]
 
+    def keep(self, pictures: NDArray[np.int64]) -> None:
+        """Forget all but these pictures."""
+        self.cross = {name: _ort_value(value.numpy()[pictures]) for name, value in self.cross.items()}
+        self.past = [_ort_value(value.numpy()[pictures]) for value in self.past]
+
 
 def open_session(model: bytes, threads: int | None, name: str) -> ort.InferenceSession:
     """A CPU session for the bytes of an ONNX file. Raises BundleError if onnxruntime cannot run them."""
