@@ -6,6 +6,6 @@ root="$(dirname "$0")/.."
 "$root/scripts/setup.sh" base
 [[ "$VENV" = /* ]] || VENV="$root/$VENV"
 if [ "$#" -eq 0 ]; then
-    set -- "$root/samples/cat.jpg"
+    set -- "$root/samples/temple.jpg"
 fi
 exec "$VENV/bin/vistill" caption "$@"

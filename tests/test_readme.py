@@ -4,6 +4,7 @@ A fenced block after a line `<!-- test -->` is run by bash in a temporary folder
 next block follows a line `<!-- output -->`, it is what the commands print. `<!-- test: slow -->` is slow.
 """
 
+import json
 import os
 import re
 import subprocess
@@ -13,8 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from vistill.report.generate import hash_files
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+RESULT = ROOT / "docs" / "results" / "flickr8k-captioner-dev.json"
 FENCE = re.compile(r"<!-- (test|output)(?:: (slow))? -->\n+```\w*\n(.*?)```", re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 IMAGE = re.compile(r'<img [^>]*src="([^"]+)"')
@@ -87,6 +91,27 @@ def test_files_that_a_page_names_are_there(page: str) -> None:
     for name in re.findall(r"`((?:[a-z0-9_]+/)+[a-z0-9_]+\.(?:py|yaml|css))`", text):
         places = [ROOT / name, ROOT / "src" / "vistill" / name, ROOT / "src" / name]
         assert any(place.exists() for place in places), f"{page} names {name}"
+
+
+def test_the_scores_are_those_of_the_kept_result() -> None:
+    """README.md tells the figures of docs/results, and these are of the bundle in the package."""
+    result = json.loads(
+        (ROOT / "docs" / "results" / "flickr8k-captioner-dev.json").read_text(encoding="utf-8")
+    )
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in ("CIDEr", "BLEU-4"):
+        figure = result["scores"][name]
+        assert f"{name} {figure['value']:.1f} ({figure['low']:.1f} to {figure['high']:.1f})" in text
+
+
+@pytest.mark.usefixtures("shipped_bundle")
+def test_the_kept_result_is_of_the_bundle_in_the_package() -> None:
+    result = json.loads(
+        (ROOT / "docs" / "results" / "flickr8k-captioner-dev.json").read_text(encoding="utf-8")
+    )
+    folder = ROOT / "src" / "vistill" / "bundles" / "captioner"
+    names = [entry["file"] for entry in json.loads((folder / "manifest.json").read_text())["files"].values()]
+    assert result["model"]["sha256"] == hash_files([folder / name for name in names])
 
 
 def test_the_two_set_up_commands_are_scripts(root: Path) -> None:
