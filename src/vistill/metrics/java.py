@@ -1,6 +1,7 @@
 """METEOR and SPICE through pycocoevalcap, which runs their authors' Java programs.
 
-Both are optional: they need a Java runtime and the extra `eval`, SPICE also 400 MB of models and an old Java.
+Both are optional: they need a Java runtime and the extra `eval`, SPICE also 400 MB of models and Java 8 or
+11.
 Nothing is downloaded here; a message says what is missing.
 """
 
@@ -26,13 +27,13 @@ def missing(metric: str) -> str | None:
     if shutil.which("java") is None:
         return f"{metric} needs Java, and there is no `java` on the PATH: install a Java runtime (JRE)"
     package = find_spec("pycocoevalcap")
-    if package is None or (package.origin is None and not package.submodule_search_locations):
+    if package is None or not package.submodule_search_locations:
         return f"{metric} needs pycocoevalcap: {INSTALL}"
-    home = Path(next(iter(package.submodule_search_locations or ())))
+    home = Path(next(iter(package.submodule_search_locations)))
     if metric == "SPICE" and not (home / "spice" / "lib" / "stanford-corenlp-3.6.0.jar").is_file():
         return (
             "SPICE needs Stanford CoreNLP 3.6.0 (about 400 MB): "
-            "python -m pycocoevalcap.spice.get_stanford_models fetches it; then Java 8 is the safe choice"
+            "python -m pycocoevalcap.spice.get_stanford_models fetches it; use Java 8 or 11, not 17"
         )
     return None
 
@@ -55,7 +56,7 @@ def score(
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         raise ConfigError(
             f"{metric}: the Java program failed ({type(error).__name__}: {error}); "
-            "see its message above and try it with Java 8 and at least 8 GB of free memory"
+            "see its message above and try Java 8 or 11, with 8 GB of free memory for SPICE"
         ) from error
 
 

@@ -18,8 +18,12 @@ from vistill.metrics.ptb_rules import RULES, SPLIT_WORDS, STOP_WORDS
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 
 _COMPILED = tuple((re.compile(first), re.compile(f"({body})({after})")) for first, body, after in RULES)
-# the short cuts: a word before a blank or a last mark, and a mark before a blank
-_PLAIN = re.compile(r"([A-Za-z]+)(?:(?=[?!,;:]?[ \n])|(\.)\n)|(?:[ ?!,;:]|\.(?! ?\.))(?=[ \n])")
+# the short cuts: a word before a blank or a last mark, a mark before a blank, blanks
+_PLAIN = re.compile(
+    r"([A-Za-z]+)(?:(?=[?!,;:]?[ \n])|(\.)\n)"
+    r"|(?:[?!,;:]|\.(?! ?\.))(?=[ \n])"
+    r"|[ \t][ \t\xa0\u2000-\u200a\u3000]*"
+)
 _REWRITE = {
     "\u00bc": "1/4",
     "\u00bd": "1/2",
@@ -41,6 +45,7 @@ _REWRITE = {
     "\u2026": "...",
     ". . .": "...",
     "....": "...",
+    ".....": "...",
     "\u2013": "--",
     "\u2014": "--",
     "\u2015": "--",
@@ -96,7 +101,7 @@ def tokenize(text: str) -> list[str]:
         after = _longest(text, at)
         if after > at:
             token = _spell(text[at:after])
-            if token and token not in PUNCTUATION:
+            if token.strip() and token not in PUNCTUATION:
                 tokens.append(token)
         at = max(after, at + 1)  # a blank or a character that no rule knows is dropped
     return tokens

@@ -96,8 +96,9 @@ _WORDS: tuple[_Rule, ...] = (
     ("[A-Z]", "[A-Z]+(?:(?:\\+|&|&amp;)[A-Z]+)+", ""),
     ("[A-Z]", "[A-Z]+(?:(?:\\+|&|&amp;)[A-Z]+)+\\.", "[,;:]"),
     # 0.7.x
-    (_AD, "[A-Za-z0-9]+(?:\\.[A-Za-z0-9]+)*\\.[xX]", f"(?:[!?.,]|{_BLANK})"),
+    (_AD, "[A-Za-z]*[0-9][A-Za-z0-9]*(?:\\.[A-Za-z0-9]+)*\\.[xX]", f"(?:[!?.,]|{_BLANK})"),
     ("[cCfF]", "(?ai:c\\+\\+|[cf]#)", ""),
+    ("[sS]", "(?ai:s&ls)", ""),
 )
 _APOSTROPHES: tuple[_Rule, ...] = (
     # 's, n't, 'tis; a curly apostrophe asks for less than a straight one
@@ -123,7 +124,7 @@ _SHORT_FORMS: tuple[_Rule, ...] = (
     # Mr., etc., No. 5
     ("[a-zA-Z]", f"(?ai:{_any(_ABBREVIATIONS)})\\.", ""),
     ("[a-zA-Z]", f"(?:(?ai:{_any(_ENDING_ABBREVIATIONS)})|{_TITLE})\\.".replace("ph.d", "ph\\.d"), "(?s:..)"),
-    ("[a-zA-Z]", f"(?ai:{_any(_ABBREVIATIONS_BEFORE_A_NUMBER)})\\.", f" ?{_D}"),
+    ("[a-zA-Z]", f"(?ai:{_any(_ABBREVIATIONS_BEFORE_A_NUMBER)})\\.", f"[ \u00a0]?{_D}"),
 )
 _DOTTED: tuple[_Rule, ...] = (
     # 1.5-inch, pre-U.S., U.S.-led
@@ -172,8 +173,9 @@ _ADDRESSES: tuple[_Rule, ...] = (
 _CURLY = "`\u2018-\u201f\u2039\u203a\u00ab\u00bb\x91-\x94"
 _EYE = "[-^x=~<>']"
 _MARKS_AND_SIGNS: tuple[_Rule, ...] = (
-    # runs of one mark, quotation marks, anything else alone
-    ("\\.", "\\.{3,4}|\\. \\. \\.", ""),
+    # blanks; runs of one mark, quotation marks, anything else alone
+    ("[\u00a0\u2000-\u200a\u3000]", "[ \\t\u00a0\u2000-\u200a\u3000]+", ""),
+    ("\\.", "\\.{3,5}|\\. \\. \\.", ""),
     ("[?!]", "[?!]+", ""),
     ("-", "-{5,}|-{2,4}", ""),
     ("[_*@#]", "_+|\\*+|@+|#+", ""),
