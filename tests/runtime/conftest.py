@@ -48,7 +48,12 @@ def _write_graph(
             onnx.helper.make_tensor_value_info(name, kinds.get(name, onnx.TensorProto.FLOAT), shape)
             for name, shape in inputs.items()
         ],
-        [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outputs],
+        [
+            onnx.helper.make_tensor_value_info(
+                name, onnx.TensorProto.FLOAT, ["B", "C", VOCABULARY] if name == "logits" else None
+            )
+            for name in outputs
+        ],
         [onnx.numpy_helper.from_array(v, k) for k, v in (weights | constants).items() if k in used],
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
@@ -144,6 +149,7 @@ def tiny_manifest() -> Manifest:
         preprocess=Preprocess(size=(SIDE, SIDE), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
         generation=GenerationConfig(max_new_tokens=6, num_beams=3),
         special_tokens={"pad": 0, "bos": 1, "eos": 2, "unk": 3},
+        context=CONTEXT,
         licence="Apache-2.0",
     )
 

@@ -149,6 +149,7 @@ def put(*path: Any) -> Callable[[dict[str, Any]], object]:
         (put("generation", "num_beams", 2.5), "generation.num_beams=2.5: must be int"),
         (put("generation", "beams", 3), "unknown key generation.beams"),
         (put("generation", []), "generation must be an object"),
+        (put("context", -1), "context must be a whole number"),
     ],
 )
 def test_a_broken_manifest_is_told_by_file_and_key(

@@ -1,5 +1,7 @@
 """The Captioner on the tiny bundle, against a search written out by hand."""
 
+import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -112,6 +114,9 @@ def test_wrong_arrays_and_settings_are_refused(tiny_bundle: Path, captioner: Cap
         captioner.caption_arrays(np.zeros((1, 3, 4, 4)))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="num_beams=0"):
         Captioner(tiny_bundle, num_beams=0)
+    with pytest.raises(ConfigError, match="max_new_tokens=11: this model can write at most 10"):
+        Captioner(tiny_bundle, max_new_tokens=11)
+    assert Captioner(tiny_bundle, max_new_tokens=10, min_new_tokens=10)(picture(0))  # to the last position
     with pytest.raises(ConfigError, match="'beams'"):
         Captioner(tiny_bundle, beams=3)
     with pytest.raises(ConfigError, match="threads=0"):
@@ -123,6 +128,24 @@ def test_wrong_arrays_and_settings_are_refused(tiny_bundle: Path, captioner: Cap
 def test_a_broken_picture_is_an_image_error(captioner: Captioner) -> None:
     with pytest.raises(ImageError):
         captioner(b"not a picture")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "problem"),
+    [
+        (("preprocess", "size"), [5, 4], "the vision graph takes"),
+        (("special_tokens", "eos"), 12, "beyond the decoder's 12 tokens"),
+    ],
+)
+def test_parts_that_do_not_fit_are_told(
+    tiny_bundle: Path, tmp_path: Path, path: tuple[str, str], value: object, problem: str
+) -> None:
+    copy = Path(shutil.copytree(tiny_bundle, tmp_path / "copy"))
+    raw = json.loads((copy / "manifest.json").read_text())
+    raw[path[0]][path[1]] = value
+    (copy / "manifest.json").write_text(json.dumps(raw))
+    with pytest.raises(BundleError, match=problem):
+        Captioner(copy, threads=1)(picture(0))
 
 
 def test_a_missing_model_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,6 +118,7 @@ def export_captioner(
             preprocess=spec,
             generation=search,
             special_tokens={"pad": PAD, "bos": BOS, "eos": EOS, "unk": UNK},
+            context=model.config.decoder.context,
             precision=config.precision,
             provenance=without_folders(provenance) | {"export": _how(config, model)},
             scores=_scores(checkpoint, parity, config),

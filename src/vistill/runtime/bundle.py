@@ -60,6 +60,8 @@ class Manifest:
     """Ids of "bos" and "eos", and of "pad" and "unk" if the tokenizer has them."""
     files: Mapping[str, FileEntry] = field(default_factory=dict)
     """Role (vision, decoder, tokenizer) -> file."""
+    context: int = 0
+    """Positions of the decoder: no caption can be longer. 0 if that is unknown."""
     precision: str = "fp32"
     """fp32 or int8."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -105,6 +107,7 @@ class Manifest:
             generation=_generation(_dict(raw, "generation", where), where),
             special_tokens=tokens,
             files={role: _file_entry(entries, role, where) for role in FILES},
+            context=_int({"context": 0} | raw, "context", where, MAX_TOKENS),
             precision=_str(raw, "precision", where),
             provenance=_dict(raw, "provenance", where),
             scores=_dict(raw, "scores", where),

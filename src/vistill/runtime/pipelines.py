@@ -71,6 +71,9 @@ class Captioner:
             raise ConfigError(
                 f"Captioner: unknown setting in {sorted(generation)}; known are {known}"
             ) from error
+        longest, context = self.generation.max_new_tokens, self.manifest.context
+        if context and longest > context:
+            raise ConfigError(f"generation.max_new_tokens={longest}: this model can write at most {context}")
         self._lock = threading.Lock()
 
     @overload
@@ -134,13 +137,31 @@ class Captioner:
             )
             vision = VisionSession(self.bundle.read("vision"), self.threads, files["vision"])
             tokenizer = _tokenizer(self.bundle.read("tokenizer"), files["tokenizer"])
-            return vision, other.result(), tokenizer
+            decoder = other.result()
+        _check_fit(self.bundle, vision, decoder)
+        return vision, decoder, tokenizer
 
 
 def _open(bundle: str | Path | None) -> Bundle:
     if bundle is None and not PACKAGED.is_dir():
         raise BundleError(f"this installation holds no model ({PACKAGED} is missing): name a bundle folder")
     return open_bundle(PACKAGED if bundle is None else bundle)
+
+
+def _check_fit(bundle: Bundle, vision: VisionSession, decoder: DecoderSession) -> None:
+    """Raise BundleError if the parts of a bundle are each whole but not made for each other."""
+    manifest = bundle.manifest
+    if vision.size != manifest.preprocess.size:
+        problem = f"preprocess.size is {manifest.preprocess.size}, but the vision graph takes {vision.size}"
+    elif len(vision.outputs) != 2 * decoder.layers:
+        problem = (
+            f"the vision graph serves {len(vision.outputs) // 2} layers, the decoder has {decoder.layers}"
+        )
+    elif isinstance(decoder.vocabulary, int) and max(manifest.special_tokens.values()) >= decoder.vocabulary:
+        problem = f"a special token is beyond the decoder's {decoder.vocabulary} tokens"
+    else:
+        return
+    raise BundleError(f"{bundle.folder}: the parts do not fit: {problem}")
 
 
 def _tokenizer(data: bytes, name: str) -> Tokenizer:

@@ -29,6 +29,7 @@ class VisionSession:
         self.session = open_session(model, threads, name)
         _expect_names(name, self.session.get_inputs(), {"pixels"})
         self.outputs = [value.name for value in self.session.get_outputs()]
+        self.size = tuple(self.session.get_inputs()[0].shape[2:])  # (H, W)
 
     def run(self, pixels: NDArray[np.float32]) -> Cross:
         """float32 [B, 3, H, W] -> `cross_key.{l}` [B, h, d, N] and `cross_value.{l}` [B, h, N, d]."""
@@ -53,7 +54,9 @@ class DecoderSession:
         pairs = [f"{kind}.{i}" for i in range(self.layers) for kind in ("key", "value")]
         self.past = [f"past_{pair}" for pair in pairs]
         self.outputs = ["logits", *(f"present_{pair}" for pair in pairs)]
-        _expect_names(name, self.session.get_outputs(), set(self.outputs))
+        outputs = {value.name: value for value in self.session.get_outputs()}
+        _expect_names(name, outputs.values(), set(self.outputs))
+        self.vocabulary = outputs["logits"].shape[-1] if outputs["logits"].shape else None  # may be unknown
 
     def start(self, cross: Cross) -> "OnnxStepper":
         """A stepper for the pictures of `cross`, which is what `VisionSession.run` returned."""
