@@ -83,8 +83,9 @@ class CaptionObjective:
 
     def __call__(self, model: Captioner, batch: Batch) -> dict[str, Tensor]:
         """{name: unweighted loss} for the losses with a weight; adds `reward` (a figure, not a loss)."""
-        samples = self.sample(model, batch) if self.config.self_critical else None
-        memory = model.vision(batch.pixels, batch.start)
+        features = model.tower(batch.pixels, batch.start)
+        samples = self.sample(model, features.detach(), batch.keys) if self.config.self_critical else None
+        memory = model.mapper(features)
         cross = model.decoder.cross_kv(memory)
         out = {}
         if self.config.cross_entropy:
@@ -106,8 +107,11 @@ class CaptionObjective:
         return torch.stack([weights[name] * loss for name, loss in losses.items() if name in weights]).sum()
 
     @torch.no_grad()
-    def sample(self, model: Captioner, batch: Batch) -> tuple[Tensor, Tensor]:
-        """C sampled captions a picture and their CIDEr-D: tokens [B, C, T] with marks, rewards [B, C]."""
+    def sample(self, model: Captioner, features: Tensor, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """C sampled captions a picture and their CIDEr-D: tokens [B, C, T] with marks, rewards [B, C].
+
+        features [B, N, D] of the tower; the captions are drawn without dropout.
+        """
         assert self.reward is not None
         was_training = model.training
         model.eval()
@@ -119,21 +123,19 @@ class CaptionObjective:
             temperature=self.config.temperature,
             seed=int(torch.randint(2**31, ()).item()),
         )
-        stepper = TorchStepper(model, model.vision(batch.pixels, batch.start))
-        found = generate(stepper, len(batch.keys), bos=BOS, eos=EOS, config=config)
+        stepper = TorchStepper(model, model.mapper(features))
+        found = generate(stepper, len(keys), bos=BOS, eos=EOS, config=config)
         model.train(was_training)
         hypotheses = [hypothesis for picture in found for hypothesis in picture]
         ends = [[EOS] if len(h.tokens) < config.max_new_tokens else [] for h in hypotheses]
         rows = [[BOS, *h.tokens, *end] for h, end in zip(hypotheses, ends, strict=True)]
         texts = self.tokenizer.decode_batch([list(h.tokens) for h in hypotheses])
         words = [[*text.split(), *[SPECIAL[EOS]] * len(end)] for text, end in zip(texts, ends, strict=True)]
-        keys = [key for key in batch.keys for _ in range(self.config.samples)]
-        rewards: NDArray[np.float64] = self.reward.score(keys, words)
-        shape = (len(batch.keys), self.config.samples)
-        device = batch.pixels.device
-        return torch.tensor(pad(rows), device=device).view(*shape, -1), torch.from_numpy(
-            rewards
-        ).float().view(shape).to(device)
+        of_each = [key for key in keys for _ in range(self.config.samples)]
+        rewards: NDArray[np.float64] = self.reward.score(of_each, words)
+        shape = (len(keys), self.config.samples)
+        tokens = torch.tensor(pad(rows), device=features.device).view(*shape, -1)
+        return tokens, torch.from_numpy(rewards).float().view(shape).to(features.device)
 
     def word_shares(self, batch: Batch) -> Tensor:
         """Share of each picture's captions in the batch that hold a token -> [B, V] float."""

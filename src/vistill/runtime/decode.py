@@ -284,19 +284,22 @@ def _best(scores: Floats, count: int) -> tuple[Floats, Ints, Ints]:
 
 def _draw(logp: Floats, rng: np.random.Generator, config: GenerationConfig) -> Ints:
     """One token for each row of logp [B, C, V] -> [B, C], by temperature, top-k and top-p."""
-    order = np.argsort(-logp, axis=2, kind="stable")  # [B, C, V], likeliest first
-    if config.top_k:
-        order = order[:, :, : config.top_k]
-    logits = np.take_along_axis(logp, order, axis=2).astype(np.float64) / config.temperature
-    p = np.exp(logits - logits[:, :, :1])
-    p /= p.sum(axis=2, keepdims=True)
-    p[np.cumsum(p, axis=2) - p >= config.top_p] = 0  # the likeliest always stays
+    order = None
+    if config.top_k or config.top_p < 1:
+        order = np.argsort(-logp, axis=2, kind="stable")  # [B, C, V], likeliest first
+        order = order[:, :, : config.top_k or None]
+        logp = np.take_along_axis(logp, order, axis=2)
+    logits = logp.astype(np.float64) / config.temperature
+    p = np.exp(logits - logits.max(axis=2, keepdims=True))
+    if config.top_p < 1:
+        p /= p.sum(axis=2, keepdims=True)
+        p[np.cumsum(p, axis=2) - p >= config.top_p] = 0  # the likeliest always stays
     cumulative = np.cumsum(p, axis=2)
-    u = rng.random(logp.shape[:2])[:, :, None] * cumulative[:, :, -1:]
-    place = (cumulative <= u).sum(axis=2, keepdims=True)
-    # rounding must not choose a token whose probability is nothing
-    place = np.minimum(place, (p > 0).sum(axis=2, keepdims=True) - 1)
-    return np.take_along_axis(order, place, axis=2)[:, :, 0]
+    total = cumulative[:, :, -1]
+    # below the total even after rounding, so that the first place above it always has p > 0
+    u = np.minimum(rng.random(total.shape) * total, np.nextafter(total, 0))
+    place = (cumulative > u[:, :, None]).argmax(axis=2)
+    return place if order is None else np.take_along_axis(order, place[:, :, None], axis=2)[:, :, 0]
 
 
 def _require(holds: bool, name: str, value: object, rule: str) -> None:
