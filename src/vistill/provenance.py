@@ -21,13 +21,18 @@ _PACKAGES = (
 
 def environment() -> dict[str, str]:
     """Python, system, processor and the versions of the packages that matter and are installed."""
-    out = {"python": platform.python_version(), "system": platform.platform(), "processor": processor()}
+    out = {"python": platform.python_version(), "system": system(), "processor": processor()}
     for package in _PACKAGES:
         try:
             out[package] = version(package)
         except PackageNotFoundError:
             continue
     return out
+
+
+def system() -> str:
+    """The system and the kind of machine; the build of its kernel is nobody's business."""
+    return f"{platform.system()} {platform.machine()}"
 
 
 def processor() -> str:
@@ -41,8 +46,13 @@ def processor() -> str:
 
 
 def git_revision() -> str:
-    """Revision of the checkout that this code runs from, with `-dirty` if changed; empty outside of one."""
+    """Revision of the checkout that this code runs from, with `-dirty` if changed; empty outside of one.
+
+    An installed package may lie inside a foreign checkout, which says nothing about it.
+    """
     here = Path(__file__).resolve().parent
+    if here.parent.name != "src" or not (here.parent.parent / ".git").exists():
+        return ""
     try:
         command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
         found = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10, check=False)

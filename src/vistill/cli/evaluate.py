@@ -33,13 +33,13 @@ def evaluate(
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from vistill.data.dataset import open_split
+    from vistill.files import write_json, write_text
     from vistill.report.captions import (
         caption_rows,
         coco_results,
         prediction_lines,
         score_run,
         to_json,
-        write_text,
     )
     from vistill.report.captions_page import build_page
     from vistill.report.generate import open_model
@@ -64,7 +64,7 @@ def evaluate(
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "predictions.jsonl", "".join(f"{line}\n" for line in prediction_lines(scored)))
     write_text(folder / "report.html", render(build_page(scored, rows, metrics, pictures=pictures)))
-    write_text(folder / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
+    write_json(folder / "metrics.json", metrics)
     if coco:
         coco.parent.mkdir(parents=True, exist_ok=True)
         write_text(coco, json.dumps(coco_results(run), ensure_ascii=False) + "\n")

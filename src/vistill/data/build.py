@@ -24,6 +24,7 @@ from vistill.data.pictures import read_picture
 from vistill.data.report import Row, make_report, rows
 from vistill.data.sources import SOURCES
 from vistill.errors import ConfigError, DataError
+from vistill.files import sync_folder, write_json
 
 FORMAT = 1
 
@@ -189,7 +190,7 @@ def _adopt_plan(work: Path, state: dict[str, Any]) -> None:
         if (work / leftover).exists():
             shutil.rmtree(work / leftover)
     os.replace(work / "new" / "plan.jsonl", work / "plan.jsonl")
-    store.write_json(work / store.STATE, state)
+    write_json(work / store.STATE, state)
 
 
 def _require_same(folder: Path, state: dict[str, Any], ignore: tuple[str, ...], work: Path) -> None:
@@ -276,12 +277,12 @@ def _publish(work: Path, out: Path, report: dict[str, Any], state: dict[str, Any
     """Complete work/built and put it in the place of `out`."""
     built = work / "built"
     built.mkdir(exist_ok=True)
-    store.write_json(built / "dataset_dict.json", {"splits": list(report["splits"])})
-    store.write_json(built / store.REPORT, report)
-    store.write_json(built / store.STATE, state)
+    write_json(built / "dataset_dict.json", {"splits": list(report["splits"])})
+    write_json(built / store.REPORT, report)
+    write_json(built / store.STATE, state)
     old = work / "replaced"
     if out.exists():
         os.replace(out, old)
     os.replace(built, out)
-    store.sync_folder(out.parent)
+    sync_folder(out.parent)
     _discard(work)

@@ -5,13 +5,12 @@ whole; that is all the journal a resumed build needs.
 """
 
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import astuple
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, DatasetInfo, Features, Value
@@ -19,6 +18,7 @@ from datasets import List as ListOf
 
 from vistill.data.records import Sample
 from vistill.errors import DataError
+from vistill.files import atomic_file, write_json
 
 FEATURES = Features(
     {
@@ -45,29 +45,6 @@ BATCH_BYTES = 32 * 2**20
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary neighbour of `path` for writing; on success fsync it and rename it to `path`."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable, where the system lets a folder be synced."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
 def locked(path: Path, message: str) -> Iterator[None]:
     """Hold an exclusive lock on the file `path`, which comes and goes; DataError(message) if it is taken.
 
@@ -87,14 +64,6 @@ def locked(path: Path, message: str) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically; lone surrogates of file names become JSON escapes."""
-    with atomic_file(path) as file:
-        file.write(
-            (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
-        )
 
 
 def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -26,6 +26,7 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainin
 
 from vistill.data.dataset import open_split
 from vistill.errors import DataError
+from vistill.files import write_json
 from vistill.models.checkpoint import weights_hash
 from vistill.models.vision import VisionTower
 from vistill.runtime.image import AugmentSpec, Preprocess, augment, read_image, to_array
@@ -113,7 +114,7 @@ def build_views(
                 for done in _build_one(folder, data, split, view, run, preprocess, spec, seed):
                     progress.advance(task, done)
     counts = {**_stored_counts(folder), **views}
-    _write_json(folder / "manifest.json", {"format": FORMAT, "key": asdict(key), "views": counts})
+    write_json(folder / "manifest.json", {"format": FORMAT, "key": asdict(key), "views": counts})
     return Views(folder)
 
 
@@ -191,7 +192,7 @@ def _in_trunk(tower: VisionTower, name: str, stages: int) -> bool:
 def _check_or_write_key(folder: Path, key: ViewsKey) -> None:
     path = folder / "key.json"
     if not path.is_file():
-        _write_json(path, asdict(key))
+        write_json(path, asdict(key))
         return
     stored = json.loads(path.read_text())
     ours = json.loads(json.dumps(asdict(key)))
@@ -221,9 +222,3 @@ def _stored_counts(folder: Path) -> dict[str, int]:
 
 def _path(folder: Path, split: str, view: int, kind: str = "") -> Path:
     return folder / f"{split}-{view:02d}{kind}.npy"
-
-
-def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(temporary, path)

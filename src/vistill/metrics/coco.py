@@ -1,13 +1,13 @@
 """Score captions from COCO-format files: a results list and a captions JSON."""
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vistill.errors import ConfigError, DataError
+from vistill.files import write_text
 from vistill.metrics import java
 from vistill.metrics.bootstrap import intervals
 from vistill.metrics.caption import NAMES, CaptionScores, score_captions
@@ -155,12 +155,8 @@ def score_results(
 
 def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Write JSON lines whole or not at all."""
-    temporary = path.with_name(f".{path.name}.part")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            for line in lines:
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        os.replace(temporary, path)
+        write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror}") from error
 

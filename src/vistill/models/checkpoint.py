@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from vistill.errors import BundleError, ConfigError
+from vistill.files import sync_file
 from vistill.models.captioner import Captioner, CaptionerConfig
 from vistill.models.language import DecoderConfig
 from vistill.models.mapper import MapperConfig
@@ -45,7 +45,8 @@ def save_captioner(folder: Path, model: Captioner, tokenizer: Tokenizer, provena
     )
     tokenizer.save(str(temporary / "tokenizer.json"))
     for file in temporary.iterdir():
-        _fsync(file)
+        file.chmod(0o644)  # safetensors leaves its file to the owner alone
+        sync_file(file)
     temporary.chmod(0o755)
     if folder.exists():
         old = folder.with_name(f".{folder.name}-old")
@@ -115,11 +116,3 @@ def weights_hash(state: dict[str, torch.Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

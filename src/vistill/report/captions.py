@@ -2,12 +2,10 @@
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -164,10 +162,3 @@ def coco_results(run: Run) -> list[dict[str, str | int]]:
         {"image_id": int(key) if numbers else key, "caption": caption}
         for key, caption in zip(run.keys, run.captions, strict=True)
     ]
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -12,7 +12,6 @@ read, checksums before its bytes are used, and nothing in it is ever executed or
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from vistill.errors import BundleError, ConfigError
+from vistill.files import sync_file
 from vistill.runtime.decode import GenerationConfig
 from vistill.runtime.image import Preprocess
 
@@ -199,7 +199,7 @@ def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, Path], ca
         (temporary / CARD).write_text(card, "utf-8")
         validate(temporary)
         for path in temporary.iterdir():
-            _fsync(path)
+            sync_file(path)
         temporary.chmod(0o755)
         temporary.rename(folder)
     except BaseException:
@@ -281,11 +281,3 @@ def _get(raw: Mapping[str, Any], key: str, where: str) -> Any:
     if key not in raw:
         raise BundleError(f"{where}: {key} is missing")
     return raw[key]
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

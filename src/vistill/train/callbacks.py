@@ -1,6 +1,5 @@
 """Around the steps: scoring the dev split, keeping the best model, exact resume, samples to look at."""
 
-import json
 import os
 import random
 import sys
@@ -18,6 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tokenizers import Tokenizer
 
 from vistill.data.collate import Batch
+from vistill.files import sync_file
 from vistill.metrics.caption import score_captions
 from vistill.models.checkpoint import save_captioner
 from vistill.runtime.image import Preprocess, read_image, to_array
@@ -142,10 +142,9 @@ class KeepLast(Callback):
 
     def _save(self, trainer: L.Trainer) -> None:
         temporary = self.path.with_suffix(".part")
-        trainer.save_checkpoint(temporary)
+        trainer.save_checkpoint(temporary, weights_only=False)  # the optimiser too
         if trainer.is_global_zero:
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
+            sync_file(temporary)
             os.replace(temporary, self.path)
 
 
@@ -181,10 +180,3 @@ class RandomState(Callback):
             torch.cuda.set_rng_state_all(state["cuda"])
         version, inner, gauss = state["python"]
         random.setstate((version, tuple(inner), gauss))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all."""
-    temporary = path.with_suffix(path.suffix + ".part")
-    temporary.write_text(json.dumps(value, indent=2, default=str) + "\n")
-    os.replace(temporary, path)

@@ -1,7 +1,11 @@
 """One training run, from its settings to its folder."""
 
 import dataclasses
+import logging
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +22,14 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from vistill.data.dataset import read_report
 from vistill.distill.objective import CaptionObjective, ObjectiveConfig
 from vistill.errors import ConfigError
+from vistill.files import write_json
 from vistill.models.captioner import Captioner, CaptionerConfig
 from vistill.models.checkpoint import load_captioner
 from vistill.models.vision import tower_preprocess
 from vistill.provenance import environment, git_revision
 from vistill.runtime.decode import GenerationConfig
 from vistill.runtime.image import Preprocess
-from vistill.train.callbacks import LAST, KeepLast, LogSamples, RandomState, ScoreDev, write_json
+from vistill.train.callbacks import LAST, KeepLast, LogSamples, RandomState, ScoreDev
 from vistill.train.datamodule import CaptionData, DataConfig
 from vistill.train.freeze import FreezePolicy, freeze, parameter_table
 from vistill.train.module import CaptionModule
@@ -131,10 +136,10 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     score = ScoreDev(
         folder, data.references(data.dev_table), tokenizer, provenance(config, model.config), per_epoch
     )
-    trainer = _build_trainer(
-        config, folder, per_epoch, [score, LogSamples(data.dev_table, preprocess, score)]
-    )
-    trainer.fit(module, datamodule=data, ckpt_path=str(last) if resume else None, weights_only=True)
+    samples = LogSamples(data.dev_table, preprocess, score)
+    with _quiet_lightning():
+        trainer = _build_trainer(config, folder, per_epoch, [score, samples])
+        trainer.fit(module, datamodule=data, ckpt_path=str(last) if resume else None, weights_only=True)
     return folder
 
 
@@ -229,6 +234,19 @@ def _build_logger(config: LoggerConfig, folder: Path) -> Logger | bool:
         return False
     kind = TensorBoardLogger if config.name == "tensorboard" else CSVLogger
     return kind(save_dir=str(folder), name="logs", version="")
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Without its advertisement, and without its warning that frozen stages are in evaluation mode."""
+    log = logging.getLogger("lightning.pytorch")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Found .* in eval mode at the start of training")
+        warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.* is deprecated")
+        yield
+    log.setLevel(level)
 
 
 def _print_parameters(model: Captioner) -> None:

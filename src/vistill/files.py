@@ -1,0 +1,46 @@
+"""Files that are whole or not there: written under a temporary name, made durable, renamed."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary neighbour of `path` for writing; on success fsync it and rename it to `path`."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Make what a file holds durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable, where the system lets a folder be synced."""
+    if os.name == "posix":
+        sync_file(folder)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8; lone surrogates, as of file names, become escapes."""
+    with atomic_file(path) as file:
+        file.write(text.encode("utf-8", "backslashreplace"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON; lone surrogates become JSON escapes."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
