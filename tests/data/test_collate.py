@@ -6,17 +6,21 @@ import torch
 from tests.tiny import build_data
 
 from vistill.data.collate import (
+    FRESH,
     CaptionRows,
     EpochBatches,
+    Item,
     ResumableLoader,
     collate,
     mirror_words,
     online_pixels,
+    replayed_pixels,
 )
 from vistill.data.dataset import open_split
-from vistill.data.text import TokenizerConfig, train_tokenizer
+from vistill.data.text import TokenizerConfig, encode, train_tokenizer
+from vistill.data.views import view_seed
 from vistill.models.tokens import BOS, PAD
-from vistill.runtime.image import AugmentSpec, Preprocess, preprocess
+from vistill.runtime.image import AugmentSpec, Preprocess, augment, preprocess, read_image, to_array
 
 SPEC = Preprocess(size=(32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
 
@@ -40,22 +44,43 @@ def test_an_item_is_the_same_whenever_it_is_asked_for(table) -> None:  # type: i
     rows[5, 7]
     again = rows[4, 7]
     assert first[0] == again[0]
+    assert first[0].view == FRESH
     assert np.array_equal(first[1], again[1])
-    assert first[2] == again[2]
     assert not np.array_equal(first[1], rows[5, 7][1]), "another epoch shows another view"
 
 
 def test_validation_shows_the_clean_picture_and_all_captions(table) -> None:  # type: ignore[no-untyped-def]
     rows = _rows(table, captions=0, augment=False)
-    key, pixels, texts = rows[0, 3]
-    assert key == table[3]["key"]
+    item, pixels = rows[0, 3]
+    assert (item.key, item.row, item.view) == (table[3]["key"], 3, 0)
     assert np.array_equal(pixels, preprocess(table[3]["image"], SPEC))
-    assert len(texts) == len(table[3]["captions"])
+    assert item.shown == tuple(range(len(table[3]["captions"])))
+    assert len(item.texts) == len(item.shown)
+
+
+def test_an_item_says_which_captions_it_shows(table) -> None:  # type: ignore[no-untyped-def]
+    rows = _rows(table, captions=2, augment=False)
+    for epoch in range(4):
+        item, _ = rows[epoch, 5]
+        texts = [encode(rows.tokenizer, table[5]["captions"][i], 12) for i in item.shown]
+        assert list(item.texts) == texts
+
+
+def test_replayed_views_are_those_of_their_seeds(table) -> None:  # type: ignore[no-untyped-def]
+    load = replayed_pixels(table, SPEC, AugmentSpec(), views=3, seed=9)
+    assert np.array_equal(load(2, 3).pixels, preprocess(table[2]["image"], SPEC)), "view 0 is clean"
+    for draw in (1, 2, 4):
+        view = load(2, draw)
+        assert view.number == draw % 3
+        seed = view_seed(9, table[2]["key"], view.number)
+        image, mirrored = augment(read_image(table[2]["image"]), AugmentSpec(), seed)
+        assert np.array_equal(view.pixels, to_array(image, SPEC))
+        assert view.mirrored == mirrored
 
 
 def test_more_captions_than_there_are_repeat_evenly(table) -> None:  # type: ignore[no-untyped-def]
     rows = _rows(table, captions=4, augment=False)
-    texts = [tuple(t) for t in rows[0, 0][2]]
+    texts = [tuple(t) for t in rows[0, 0][0].texts]
     assert len(texts) == 4
     assert all(texts.count(t) == 2 for t in texts)
 
@@ -66,7 +91,10 @@ def test_left_and_right_are_swapped_when_mirrored() -> None:
 
 def test_collate_pads_texts_and_missing_captions() -> None:
     pixels = np.zeros((3, 4, 4), dtype=np.float16)
-    batch = collate([("a", pixels, [[BOS, 5, 2], [BOS, 2]]), ("b", pixels, [[BOS, 6, 7, 2]])], start=2)
+    first = Item("a", 4, 0, (1, 0), ([BOS, 5, 2], [BOS, 2]))
+    second = Item("b", 7, 2, (3,), ([BOS, 6, 7, 2],))
+    batch = collate([(first, pixels), (second, pixels)], start=2)
+    assert batch.items == (first, second)
     assert batch.keys == ("a", "b")
     assert batch.start == 2
     assert batch.pixels.dtype == torch.float32

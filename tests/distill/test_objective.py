@@ -45,7 +45,7 @@ def test_samples_are_marked_padded_and_scored_by_their_own_picture() -> None:
     model = tiny_captioner(vocab=TOKENIZER.get_vocab_size())
     objective = _objective(cross_entropy=0.0, self_critical=1.0)
     batch = _batch()
-    tokens, rewards = objective.sample(model, batch)
+    tokens, rewards = objective.sample(model, model.tower(batch.pixels, batch.start), batch.keys)
     assert tokens.shape[:2] == rewards.shape == (2, 5)
     assert (tokens[..., 0] == BOS).all()
     for row in tokens.flatten(0, 1).tolist():
@@ -64,7 +64,8 @@ def test_samples_are_marked_padded_and_scored_by_their_own_picture() -> None:
 
 def test_sampling_leaves_the_mode_alone() -> None:
     model = tiny_captioner(vocab=TOKENIZER.get_vocab_size()).train()
-    _objective(cross_entropy=0.0, self_critical=1.0).sample(model, _batch())
+    features = model.tower(_batch().pixels, 0)
+    _objective(cross_entropy=0.0, self_critical=1.0).sample(model, features, _batch().keys)
     assert model.training
 
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vistill.data.text import encode, pad
-from vistill.data.views import Views
+from vistill.data.views import Views, view_seed
 from vistill.errors import DataError
+from vistill.models.tokens import PAD
 from vistill.runtime.image import AugmentSpec, Preprocess, augment, read_image, to_array
 
 _MIRROR = {"left": "right", "right": "left"}
@@ -27,25 +28,49 @@ class Batch:
     """What a training or validation step sees.
 
     keys: B names; pixels: float32 [B, 3, H, W], or the output [B, ...] of the first `start` stages of the
-    tower; tokens: int64 [B, C, T], `<bos> ... <eos>` and padding; C captions a picture.
+    tower; tokens: int64 [B, C, T], `<bos> ... <eos>` and padding; C captions a picture. `items` says what was
+    shown: the row, view and captions of each picture, by which a teacher's answers are found.
     """
 
     keys: tuple[str, ...]
     pixels: Tensor
     start: int
     tokens: Tensor
+    items: tuple["Item", ...] = ()
 
     def to(self, device: torch.device, **kwargs: Any) -> "Batch":
         """The batch with its tensors on `device`."""
         return replace(self, pixels=self.pixels.to(device, **kwargs), tokens=self.tokens.to(device, **kwargs))
 
 
-Item = tuple[str, NDArray[Any], list[list[int]]]
-PixelSource = Callable[[int, int], tuple[NDArray[Any], bool]]
-"""(row, epoch seed) -> (pixels or kept features of one view, whether the view is mirrored)."""
+FRESH = -1  # a view drawn anew, which nothing is kept of
 
 
-class CaptionRows(Dataset[Item]):
+@dataclass(frozen=True)
+class View:
+    """One view of a picture: pixels or kept features, whether it is mirrored, its number or FRESH."""
+
+    pixels: NDArray[Any]
+    mirrored: bool
+    number: int
+
+
+@dataclass(frozen=True)
+class Item:
+    """A picture as one step shows it: row and view in the split, and which of its captions, as token ids."""
+
+    key: str
+    row: int
+    view: int
+    shown: tuple[int, ...]
+    texts: tuple[list[int], ...]
+
+
+PixelSource = Callable[[int, int], View]
+"""(row, seed of the draw) -> one view."""
+
+
+class CaptionRows(Dataset[tuple[Item, NDArray[Any]]]):
     """Pictures with captions; item (epoch, row) is the same however and whenever it is asked for.
 
     In training each picture shows one view and `captions` of its captions, drawn by (seed, epoch, row); with
@@ -78,28 +103,45 @@ class CaptionRows(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitem__(self, index: tuple[int, int]) -> Item:
+    def __getitem__(self, index: tuple[int, int]) -> tuple[Item, NDArray[Any]]:
         epoch, row = index
         draw = np.random.default_rng((self.seed, epoch, row))
-        pixels, mirrored = self.pixels(row, int(draw.integers(2**31)))
-        texts = self.texts[row]
+        view = self.pixels(row, int(draw.integers(2**31)))
+        count = len(self.texts[row])
+        shown = list(range(count))
         if self.captions:
-            repeats = -(-self.captions // len(texts))
-            texts = [texts[i] for i in np.concatenate([draw.permutation(len(texts)) for _ in range(repeats)])]
-            texts = texts[: self.captions]
-        if mirrored:
+            repeats = -(-self.captions // count)
+            shown = [int(i) for _ in range(repeats) for i in draw.permutation(count)][: self.captions]
+        texts = [self.texts[row][i] for i in shown]
+        if view.mirrored:
             texts = [mirror_words(text) for text in texts]
-        return self.keys[row], pixels, [encode(self.tokenizer, text, self.longest) for text in texts]
+        ids = tuple(encode(self.tokenizer, text, self.longest) for text in texts)
+        return Item(self.keys[row], row, view.number, tuple(shown), ids), view.pixels
 
 
 def online_pixels(table: Table, preprocess: Preprocess, spec: AugmentSpec | None) -> PixelSource:
     """Decode, augment (if `spec` is given) and prepare a picture each time it is asked for."""
 
-    def load(row: int, seed: int) -> tuple[NDArray[np.float32], bool]:
+    def load(row: int, seed: int) -> View:
         image, mirrored = read_image(table[row]["image"]), False
         if spec is not None:
             image, mirrored = augment(image, spec, seed)
-        return to_array(image, preprocess), mirrored
+        return View(to_array(image, preprocess), mirrored, 0 if spec is None else FRESH)
+
+    return load
+
+
+def replayed_pixels(
+    table: Table, preprocess: Preprocess, spec: AugmentSpec, views: int, seed: int
+) -> PixelSource:
+    """Decode and prepare one of the `views` views that `kept_pixels` has; view 0 is the clean one."""
+
+    def load(row: int, draw: int) -> View:
+        sample, number = table[row], draw % views
+        image, mirrored = read_image(sample["image"]), False
+        if number:
+            image, mirrored = augment(image, spec, view_seed(seed, sample["key"], number))
+        return View(to_array(image, preprocess), mirrored, number)
 
     return load
 
@@ -110,9 +152,9 @@ def kept_pixels(folder: Path, split: str, views: int) -> PixelSource:
     arrays = [cache.features(split, view) for view in range(views)]
     flips = [cache.flipped(split, view) for view in range(views)]
 
-    def load(row: int, seed: int) -> tuple[NDArray[np.float16], bool]:
-        view = seed % views
-        return arrays[view][row], bool(flips[view][row])
+    def load(row: int, seed: int) -> View:
+        number = seed % views
+        return View(arrays[number][row], bool(flips[number][row]), number)
 
     return load
 
@@ -122,13 +164,14 @@ def mirror_words(text: str) -> str:
     return " ".join(_MIRROR.get(word, word) for word in text.split())
 
 
-def collate(items: Sequence[Item], start: int) -> Batch:
-    """Items of one batch; pictures with fewer captions than others are filled with padding rows."""
-    most = max(len(rows) for _, _, rows in items)
-    rows = [row for _, _, captions in items for row in [*captions, *[[0]] * (most - len(captions))]]
-    tokens = torch.tensor(pad(rows), dtype=torch.int64).view(len(items), most, -1)
-    pixels = torch.from_numpy(np.stack([pixels for _, pixels, _ in items])).float()
-    return Batch(tuple(key for key, _, _ in items), pixels, start, tokens)
+def collate(rows: Sequence[tuple[Item, NDArray[Any]]], start: int) -> Batch:
+    """Rows of one batch; pictures with fewer captions than others are filled with padding rows."""
+    items = tuple(item for item, _ in rows)
+    most = max(len(item.texts) for item in items)
+    ids = [text for item in items for text in [*item.texts, *[[PAD]] * (most - len(item.texts))]]
+    tokens = torch.tensor(pad(ids), dtype=torch.int64).view(len(items), most, -1)
+    pixels = torch.from_numpy(np.stack([pixels for _, pixels in rows])).float()
+    return Batch(tuple(item.key for item in items), pixels, start, tokens, items)
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -170,7 +213,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
                 ]
 
 
-class ResumableLoader(DataLoader[Item]):
+class ResumableLoader(DataLoader[tuple[Item, NDArray[Any]]]):
     """A DataLoader whose state is the number of batches given out: a stopped run goes on with the next one.
 
     The whole run is one pass over it. Lightning restores a position inside a pass exactly, but has to guess

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from datasets import Dataset as Table
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader
 
@@ -19,6 +21,7 @@ from vistill.data.collate import (
     collate,
     kept_pixels,
     online_pixels,
+    replayed_pixels,
 )
 from vistill.data.dataset import open_split
 from vistill.data.text import TokenizerConfig, train_tokenizer
@@ -47,7 +50,7 @@ class DataConfig:
     captions: int = 5
     """Captions of a picture shown in one step; its features are computed once for all."""
     views: int = 0
-    """Views of each picture whose features at the frozen stages are kept; 0 decodes anew each time."""
+    """Views of each picture, the first one clean; kept as features of the frozen stages. 0 draws anew."""
     cache: str = ""
     """Folder for the kept features; empty is PATH-views, beside the data set."""
     workers: int = 0
@@ -111,6 +114,9 @@ class CaptionData(L.LightningDataModule):
             dev = kept_pixels(folder, config.dev_split, 1)
         else:
             train = online_pixels(self.train_table, preprocess, config.augment)
+            if config.views:
+                views, seed = config.views, self.seed
+                train = replayed_pixels(self.train_table, preprocess, config.augment, views, seed)
             dev = online_pixels(self.dev_table, preprocess, None)
         seed = self.seed
         self.train_rows = CaptionRows(
@@ -148,7 +154,7 @@ class CaptionData(L.LightningDataModule):
         )
         return ResumableLoader(self.train_rows, batches, start=self.start, workers=self.config.workers)
 
-    def val_dataloader(self) -> DataLoader[Item]:
+    def val_dataloader(self) -> DataLoader[tuple[Item, NDArray[Any]]]:
         batches = EpochBatches(len(self.dev_rows), self.config.batch_size, shuffle=False, seed=self.seed)
         return DataLoader(self.dev_rows, batch_sampler=batches, collate_fn=partial(collate, start=self.start))
 
