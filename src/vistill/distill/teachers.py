@@ -1,0 +1,96 @@
+"""Teachers by name: a folder, a name on the hub, folders joined with `+`, a URL.
+
+    what                                            can
+    a vistill checkpoint folder                     captions, top_k, hidden, embedding
+    several of them joined with `+`: an ensemble    the same
+    a vistill bundle folder                         captions, top_k
+    VisionEncoderDecoderModel, BLIP                 captions, top_k, hidden, embedding
+    another AutoModelForImageTextToText             captions, mostly top_k
+    http(s)://host/v1#model                         captions
+
+To add a kind: a class with `identity`, `can` and `answer` (see answers.Teacher), and a line here.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from vistill.distill.answers import Teacher
+from vistill.errors import ConfigError
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def load_teacher(spec: str, device: str = "cpu", prompt: str = "") -> Teacher:
+    """The teacher that `spec` names: a local folder, a hub name, folders joined with `+`, or a URL.
+
+    device: where torch runs it. prompt: what a model that follows instructions is told.
+    Raises ConfigError (or BundleError for broken files), saying what was looked for.
+    """
+    if spec.startswith(("http://", "https://")):
+        from vistill.distill.remote import RemoteConfig, RemoteTeacher
+
+        return RemoteTeacher(spec, RemoteConfig(prompt=prompt) if prompt else RemoteConfig())
+    folder = Path(spec)
+    if not folder.exists() and "+" in spec:
+        folders = [Path(part.strip()) for part in spec.split("+")]
+        for member in folders:
+            if not _is_checkpoint(member):
+                raise ConfigError(f"ensemble {spec!r}: {member} is no vistill checkpoint folder")
+        return _checkpoints(folders, device)
+    if (folder / "manifest.json").is_file():
+        from vistill.distill.vistill_teachers import BundleTeacher
+
+        return BundleTeacher(folder)
+    if _is_checkpoint(folder):
+        return _checkpoints([folder], device)
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise ConfigError(f"teacher {spec!r}: there is neither a manifest.json nor a config.json in it")
+    if not folder.exists() and not _HUB_NAME.fullmatch(spec):
+        raise ConfigError(f"teacher {spec!r}: there is no such folder, and it is no name on the hub")
+    return _transformers(spec, device, prompt)
+
+
+def _checkpoints(folders: list[Path], device: str) -> Teacher:
+    from vistill.distill.vistill_teachers import CheckpointTeacher
+
+    return CheckpointTeacher(folders, device)
+
+
+def _transformers(source: str, device: str, prompt: str) -> Teacher:
+    from vistill.distill.transformers_asking import load_part
+    from vistill.distill.transformers_teachers import WIRINGS, EncoderTeacher
+    from vistill.models.torchvision_repair import repair_torchvision
+
+    repair_torchvision()
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN
+
+    config: Any = load_part(AutoConfig, source)
+    architecture = (getattr(config, "architectures", None) or [KNOWN.get(config.model_type, "")])[0]
+    if architecture in WIRINGS:
+        return EncoderTeacher(source, architecture, device)
+    if architecture not in KNOWN.values():
+        raise ConfigError(
+            f"teacher {source!r}: {architecture or config.model_type} does not make text from pictures; "
+            f"use {', '.join(WIRINGS)} or what AutoModelForImageTextToText loads"
+        )
+    from vistill.distill.prompted_teacher import PromptedTeacher
+
+    return PromptedTeacher(source, architecture, device, prompt)
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    """Whether a folder is a vistill checkpoint; ConfigError if it is one of a kind that cannot teach."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return False
+    try:
+        raw = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from error
+    kind = raw.get("kind") if isinstance(raw, dict) else None
+    if kind not in (None, "captioner"):
+        raise ConfigError(f"{path}: a checkpoint of kind {kind!r} cannot be a teacher yet")
+    return kind == "captioner"
