@@ -1,0 +1,136 @@
+"""Public language models under vistill's vocabulary.
+
+Everywhere in vistill ids 0 to 3 are `<pad> <bos> <eos> <unk>`. A public language model has its own marks in
+its own places (GPT-2 has a single one for begin and end), so `adopt` puts four rows before its tables and
+moves the ids of its tokenizer up by `OFFSET`: what was token i is token i + OFFSET, with the same embedding
+and the same logit. The new rows start as copies of the model's own marks.
+"""
+
+import json
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from vistill.errors import ConfigError
+from vistill.models.tokens import BOS, EOS, PAD, SPECIAL
+from vistill.models.torchvision_repair import repair_torchvision
+
+OFFSET = len(SPECIAL)
+
+
+def load_language(source: str) -> tuple[Any, Tokenizer, tuple[int, ...]]:
+    """A causal language model of a local folder or hub name, adopted: (model, tokenizer, blocked ids).
+
+    A model whose tokenizer begins with vistill's special tokens comes as it is. The blocked ids go into
+    `LanguageConfig.blocked`. Code from the folder or the hub is never run. Raises ConfigError if there is no
+    such model, weights are missing in it or its tokenizer has no fast form.
+    """
+    repair_torchvision()
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        language, info = AutoModelForCausalLM.from_pretrained(
+            source, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"language model {source!r}: {str(error).splitlines()[0][:300]}") from error
+    require_all_weights(info, source)
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        raise ConfigError(f"language model {source!r}: its tokenizer has no tokenizer.json (fast) form")
+    fast: Tokenizer = tokenizer.backend_tokenizer
+    if all(fast.id_to_token(i) == token for i, token in enumerate(SPECIAL)):
+        return language.eval(), fast, ()
+    return adopt(language, fast)
+
+
+def require_all_weights(info: dict[str, Any], where: str) -> None:
+    """ConfigError, naming them, if `from_pretrained` had to invent weights (`output_loading_info`)."""
+    absent = sorted({*map(str, info.get("missing_keys", ())), *map(str, info.get("mismatched_keys", ()))})
+    if absent:
+        more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
+        raise ConfigError(f"{where}: holds no fitting weights for {', '.join(absent[:3])}{more}")
+
+
+def adopt(language: Any, tokenizer: Tokenizer) -> tuple[Any, Tokenizer, tuple[int, ...]]:
+    """Put the special tokens first: (the same model, changed; a new tokenizer; ids never to be generated).
+
+    Blocked are the model's own marks, now ordinary ids, and rows that no token of the tokenizer names.
+    """
+    old = language.get_input_embeddings().num_embeddings
+    if tokenizer.get_vocab_size() > old:
+        entries = tokenizer.get_vocab_size()
+        raise ConfigError(f"the tokenizer has {entries} entries, the language model only {old}: not a pair")
+    marks = language.config
+    eos = _first(marks.eos_token_id)
+    bos = _first(marks.bos_token_id)
+    eos = bos if eos is None else eos
+    if eos is None:
+        raise ConfigError("the language model's config names neither a begin nor an end mark")
+    rows = [eos, eos if bos is None else bos, eos, eos]
+    language.resize_token_embeddings(old + OFFSET, mean_resizing=False)
+    for table in _tables(language):
+        with torch.no_grad():
+            before = table[:old].clone()
+            table[OFFSET:] = before
+            table[:OFFSET] = before[rows]
+    for config in (language.config, language.generation_config):
+        config.pad_token_id, config.bos_token_id, config.eos_token_id = PAD, BOS, EOS
+    shifted = shift_tokenizer(tokenizer)
+    own = [token_id for token_id, token in shifted.get_added_tokens_decoder().items() if token.special]
+    unnamed = range(tokenizer.get_vocab_size() + OFFSET, old + OFFSET)
+    blocked = sorted({eos + OFFSET, *own, *unnamed} - set(range(OFFSET)))
+    return language.eval(), shifted, tuple(blocked)
+
+
+def shift_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer with `<pad> <bos> <eos> <unk>` as ids 0 to 3 and every other id OFFSET higher.
+
+    A token of it that has one of these names is renamed. Marks that it adds around a text, cutting and
+    padding are left out: vistill adds its own. Raises ConfigError for an unknown kind of vocabulary.
+    """
+    raw = json.loads(tokenizer.to_str())
+    vocab = raw["model"].get("vocab")
+    if isinstance(vocab, dict):
+        moved = {_renamed(token): i + OFFSET for token, i in vocab.items()}
+        raw["model"]["vocab"] = {**{token: i for i, token in enumerate(SPECIAL)}, **moved}
+    elif isinstance(vocab, list):
+        raw["model"]["vocab"] = [
+            *([token, 0.0] for token in SPECIAL),
+            *([_renamed(token), score] for token, score in vocab),
+        ]
+        if raw["model"].get("unk_id") is not None:
+            raw["model"]["unk_id"] += OFFSET
+    else:
+        raise ConfigError(f"a tokenizer of kind {raw['model'].get('type')!r} cannot be moved")
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    ours = [{"id": i, "content": token, **flags} for i, token in enumerate(SPECIAL)]
+    theirs = [
+        {**token, "id": token["id"] + OFFSET, "content": _renamed(token["content"])}
+        for token in raw["added_tokens"]
+    ]
+    raw["added_tokens"] = [*ours, *theirs]
+    if (raw.get("post_processor") or {}).get("type") != "ByteLevel":
+        raw["post_processor"] = None
+    raw["truncation"] = raw["padding"] = None
+    return Tokenizer.from_str(json.dumps(raw))
+
+
+def _renamed(token: str) -> str:
+    return f"{token}[own]" if token in SPECIAL else token
+
+
+def _first(ids: Any) -> int | None:
+    """The first of one, several or no ids."""
+    return ids[0] if isinstance(ids, list | tuple) else ids
+
+
+def _tables(language: Any) -> list[Tensor]:
+    """Every table with a row for each entry of the vocabulary, tied ones once."""
+    output = language.get_output_embeddings()
+    tables = [language.get_input_embeddings().weight]
+    if output is not None:
+        tables += [output.weight] + ([output.bias] if output.bias is not None else [])
+    return list({table.data_ptr(): table for table in tables}.values())

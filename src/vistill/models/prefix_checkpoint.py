@@ -1,0 +1,154 @@
+"""A prefix captioner as one folder.
+
+config.json         format, kind `prefix-captioner`, settings, preprocessing, provenance
+model.safetensors   tower and mapper
+tokenizer.json      ids 0 to 3 are `<pad> <bos> <eos> <unk>`
+language/           the language model as `transformers` saves it; `from_pretrained` opens it on its own
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+
+from vistill.errors import BundleError, ConfigError
+from vistill.models.adopt import require_all_weights
+from vistill.models.prefix import LanguageConfig, PrefixCaptioner, PrefixConfig, PrefixMapperConfig
+from vistill.models.torchvision_repair import repair_torchvision
+from vistill.models.vision import VisionConfig, tower_preprocess
+from vistill.runtime.image import Preprocess
+
+FORMAT = 1
+KIND = "prefix-captioner"
+LANGUAGE = "language"
+
+
+def save_prefix_captioner(
+    folder: Path, model: PrefixCaptioner, tokenizer: Tokenizer, provenance: dict[str, Any]
+) -> None:
+    """Write the folder; it appears at once under its name, replacing an older one."""
+    with _replacing(folder) as temporary:
+        config = {
+            "format": FORMAT,
+            "kind": KIND,
+            "model": dataclasses.asdict(model.config),
+            "preprocess": tower_preprocess(model.config.vision).to_dict(),
+            "provenance": provenance,
+        }
+        (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        save_file(
+            {name: t.detach().cpu().contiguous() for name, t in _own_weights(model).items()},
+            temporary / "model.safetensors",
+        )
+        tokenizer.save(str(temporary / "tokenizer.json"))
+        model.decoder.language.save_pretrained(temporary / LANGUAGE)
+
+
+def load_prefix_captioner(folder: Path | str) -> tuple[PrefixCaptioner, Tokenizer, PrefixConfig, Preprocess]:
+    """Read the folder; the model comes in evaluation mode on the CPU.
+
+    Raises BundleError, naming the file, if something is missing, broken or of another format.
+    """
+    folder = Path(folder)
+    raw = read_prefix_config(folder)
+    try:
+        config = _config(raw["model"])
+        preprocess = Preprocess.from_dict(raw["preprocess"])
+    except (KeyError, TypeError, ConfigError) as error:
+        raise BundleError(f"{folder / 'config.json'}: {error!r} does not describe a {KIND}") from error
+    for name in ("model.safetensors", "tokenizer.json", f"{LANGUAGE}/config.json"):
+        if not (folder / name).is_file():
+            raise BundleError(f"{folder / name} is missing: the checkpoint is incomplete")
+    model = PrefixCaptioner(config, language=_load_language(folder / LANGUAGE))
+    weights = folder / "model.safetensors"
+    try:
+        state = load_file(weights)
+    except SafetensorError as error:
+        raise BundleError(f"{weights} does not fit its config.json: {error}") from error
+    own = _own_weights(model)
+    wrong = sorted(
+        name
+        for name in {*own, *state}
+        if name not in own or name not in state or own[name].shape != state[name].shape
+    )
+    if wrong:
+        raise BundleError(f"{weights} does not fit its config.json: {', '.join(wrong[:3])}")
+    model.load_state_dict(state, strict=False)
+    return model.eval(), Tokenizer.from_file(str(folder / "tokenizer.json")), model.config, preprocess
+
+
+def read_prefix_config(folder: Path) -> dict[str, Any]:
+    """config.json of the folder, its format and kind checked. Raises BundleError."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise BundleError(f"{folder} is no vistill checkpoint: it has no config.json")
+    try:
+        raw: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise BundleError(f"{path} is not JSON: {error}") from error
+    if raw.get("format") != FORMAT or raw.get("kind") != KIND:
+        found = f"format {raw.get('format')!r}, kind {raw.get('kind')!r}"
+        raise BundleError(f"{path}: expected format {FORMAT}, kind {KIND!r}, found {found}")
+    return raw
+
+
+def _config(raw: dict[str, Any]) -> PrefixConfig:
+    decoder = {**raw["decoder"], "blocked": tuple(raw["decoder"]["blocked"])}
+    return PrefixConfig(
+        VisionConfig(**raw["vision"]), PrefixMapperConfig(**raw["mapper"]), LanguageConfig(**decoder)
+    )
+
+
+def _load_language(folder: Path) -> Any:
+    repair_torchvision()
+    from transformers import AutoModelForCausalLM
+
+    try:
+        language, info = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+        require_all_weights(info, str(folder))
+    except (OSError, ValueError, SafetensorError, ConfigError) as error:
+        raise BundleError(f"{folder} holds no language model that can be read: {error}") from error
+    return language
+
+
+def _own_weights(model: PrefixCaptioner) -> dict[str, torch.Tensor]:
+    """Everything but the language model, whose folder holds it."""
+    return {name: t for name, t in model.state_dict().items() if not name.startswith("decoder.language.")}
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of `folder` at the end; nothing is left behind by an error."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as opened:
+                    os.fsync(opened.fileno())
+        temporary.chmod(0o755)
+        old = folder.with_name(f".{folder.name}-old")
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        temporary.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
