@@ -34,7 +34,7 @@ def every_nth(larger: int, smaller: int) -> tuple[int, ...]:
 
 
 def stacks(state: Mapping[str, Tensor]) -> dict[str, int]:
-    """{name of a list of layers: its length} of a state dict, as {"decoder.layers": 3}; outermost lists only."""
+    """{name of each outermost list of layers: its length} of a state dict, as {"decoder.layers": 3}."""
     found: dict[str, int] = {}
     for name in state:
         if match := _LAYER.match(name):
