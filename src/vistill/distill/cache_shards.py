@@ -1,7 +1,7 @@
 """Shards of the teacher cache: a range of answers as one Arrow IPC file, and back.
 
 A row of a shard is one record, the answer to one view of one picture. Its texts (gold captions first, then
-the teacher's) lie one after the other in flat lists, so that reading a record is slicing memory-mapped arrays:
+the teacher's) lie one after the other in flat lists, so that reading a record is slicing mapped arrays:
 
 | column | type | there if |
 |---|---|---|
@@ -76,24 +76,11 @@ class Layout:
         return min(self.ask.top_k, self.vocab_size)
 
 
-def to_batch(records: Sequence[Record], layout: Layout) -> pa.RecordBatch:
-    """Records as an Arrow batch. Raises DataError, naming the key, for an answer that is not as asked."""
-    rows = [_flatten(record, layout) for record in records]
-    names = list(rows[0])
-    return pa.RecordBatch.from_arrays([_column([row[name] for row in rows]) for name in names], names)
+def flatten(record: Record, layout: Layout) -> dict[str, Any]:
+    """{column: value} of a record, lists as numpy arrays in the types of the file.
 
-
-def file_bytes(batch: pa.RecordBatch, about: dict[str, Any]) -> bytes:
-    """The shard as it lies on disk; `about` says which piece of which cache it is."""
-    sink = pa.BufferOutputStream()
-    schema = batch.schema.with_metadata({_META: json.dumps(about, sort_keys=True).encode()})
-    with pa.ipc.new_file(sink, schema) as writer:
-        writer.write_batch(batch)
-    return sink.getvalue().to_pybytes()
-
-
-def _flatten(record: Record, layout: Layout) -> dict[str, Any]:
-    """{column: value} of one record; lists as numpy arrays."""
+    Raises DataError, naming the key, for an answer that is not as asked.
+    """
     ask, answer = layout.ask, record.answer or Answer()
     row: dict[str, Any] = {
         "key": record.key,
@@ -112,12 +99,24 @@ def _flatten(record: Record, layout: Layout) -> dict[str, Any]:
             row["top_ids"] = _joined([ids for ids, _ in tops], layout.id_type)
             row["top_logp"] = _joined([logp for _, logp in tops], np.dtype(np.float16))
     if ask.hidden != "none":
-        row |= _hidden(record, ask, layout.hidden_dtype)
+        row |= _flatten_hidden(record, ask, layout.hidden_dtype)
     if ask.embedding:
-        row["embedding"] = _half(
-            _state(answer.embedding, "embedding", 1, record), "embedding", record.key
-        )
+        states = _state(answer.embedding, "embedding", 1, record)
+        row["embedding"] = _half(states, "embedding", record.key)
     return row
+
+
+def to_batch(rows: Sequence[dict[str, Any]]) -> pa.RecordBatch:
+    """Flattened records, at least one, as an Arrow batch."""
+    names = list(rows[0])
+    return pa.RecordBatch.from_arrays([_column([row[name] for row in rows]) for name in names], names)
+
+
+def write_batch(sink: Any, batch: pa.RecordBatch, about: dict[str, Any]) -> None:
+    """Write a shard to an open file; `about` says which piece of which cache it is."""
+    schema = batch.schema.with_metadata({_META: json.dumps(about, sort_keys=True).encode()})
+    with pa.ipc.new_file(sink, schema) as writer:
+        writer.write_batch(batch)
 
 
 def _joined(parts: Sequence[Array], dtype: np.dtype[Any]) -> Array:
@@ -149,7 +148,7 @@ def _top(text: Text, key: str, layout: Layout) -> tuple[Array, Array]:
     return _in_vocabulary(text.top_ids, key, layout), logp
 
 
-def _hidden(record: Record, ask: Ask, dtype: str) -> dict[str, Array]:
+def _flatten_hidden(record: Record, ask: Ask, dtype: str) -> dict[str, Array]:
     answer = record.answer or Answer()
     states = _state(answer.hidden, "hidden", 2 if ask.hidden == "all" else 1, record)
     shape = np.array(states.shape if record.answer else (), np.uint32)
@@ -213,9 +212,10 @@ class Shard:
 
     def _open(self) -> None:
         """Take each list column apart into offsets and values, both views of the mapped file."""
-        self.keys = self.batch.column("key")
+        self.keys: list[str] = self.batch.column("key").to_pylist()
         self.mirrored: Array = self.batch.column("mirrored").to_numpy()
-        self.problems = self.batch.column("problem")
+        problems = enumerate(self.batch.column("problem").to_pylist())
+        self.problems: dict[int, str] = {row: reason for row, reason in problems if reason}
         self.lists: dict[str, tuple[Array, Array]] = {}
         for name in self.batch.schema.names:
             column = self.batch.column(name)
@@ -228,7 +228,7 @@ class Shard:
             self.captions = (captions.offsets.to_numpy(), captions.values)
 
     def __len__(self) -> int:
-        return int(self.batch.num_rows)
+        return len(self.keys)
 
     def flat(self, name: str, row: int) -> Array:
         """The list of a record, a view of the file."""
@@ -288,4 +288,3 @@ def check_shape(record: Record, golds: int, layout: Layout) -> None:
         raise _wrong(record.key, "captions that were not asked for")
     if layout.vocab_size and len(answer.generated) != len(answer.captions):
         raise _wrong(record.key, f"{len(answer.generated)} generated texts, {len(answer.captions)} captions")
-

@@ -1,0 +1,384 @@
+"""Ask a teacher: estimate what it costs, fill a cache, prove that what lies there is what it says.
+
+`run` makes whole shards, each under a temporary name that is fsynced and renamed. A killed run goes on with
+the first missing shard; several processes each take every ranks-th one.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image
+
+from vistill.data.collate import mirror_words
+from vistill.data.dataset import open_split
+from vistill.data.store import locked
+from vistill.distill.answers import Answer, Teacher, check_able
+from vistill.distill.cache import (
+    MANIFEST,
+    CacheConfig,
+    Problem,
+    ShardRange,
+    about,
+    cache_id,
+    config_of,
+    data_facts,
+    differences,
+    layout_for,
+    layout_of,
+    make_manifest,
+    open_shard,
+    problems_of,
+    ranges,
+    read_manifest,
+    shard_files,
+    view_of,
+)
+from vistill.distill.cache_compare import compare
+from vistill.distill.cache_shards import Layout, Record, check_shape, flatten, to_batch, write_batch
+from vistill.errors import ConfigError, DataError, ImageError
+from vistill.files import sync_file, sync_folder, write_json
+
+Progress = Callable[[int, int], None]
+"""(records done, records to do)."""
+Place = tuple[str, int, int]
+"""(split, row, view)."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will cost, from `measured` records."""
+
+    records: int
+    captions: int
+    """Gold captions, of every view."""
+    shards: int
+    bytes: int
+    hours: float
+    """Of one process on this machine."""
+    bytes_per_record: float
+    bytes_per_caption: float
+    """All bytes over the gold captions; 0 if there are none."""
+    seconds_per_record: float
+    measured: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run did."""
+
+    made: int
+    """Records asked for now."""
+    kept: int
+    """Records that were there."""
+    missing: int
+    """Records that other ranks have still to make."""
+    bytes: int
+    problems: tuple[Problem, ...]
+    """Records without an answer, in the shards of this rank."""
+
+
+def plan(teacher: Teacher, data: Path, config: CacheConfig, sample: int = 16) -> Plan:
+    """Bytes and hours of a run, measured on about `sample` records spread over splits and views.
+
+    Raises ConfigError if the teacher cannot answer, DataError if there is no data or an answer
+    cannot be kept.
+    """
+    check_able(teacher, config.ask)
+    if sample < 1:
+        raise ConfigError(f"sample={sample}: must be at least 1")
+    manifest = make_manifest(teacher.identity, data, config)
+    layout, parts = layout_for(teacher.identity, config), ranges(manifest)
+    if not parts:
+        raise DataError(f"{data}: splits {', '.join(config.splits)} hold no picture")
+    total = sum(map(_size, parts))
+    spread = np.unique(np.linspace(0, total - 1, min(sample, total)).astype(int))
+    places = [place for _, place in _locate(parts, spread)]
+    list(_ask(teacher, data, config, places[:1]))  # the first answer pays for warming up
+    start = time.perf_counter()
+    records = list(_ask(teacher, data, config, places))
+    seconds = (time.perf_counter() - start) / len(records)
+    batch = to_batch([flatten(record, layout) for record in records])
+    sink = pa.BufferOutputStream()
+    write_batch(sink, batch, about(parts[0], cache_id(manifest)))
+    frame = sink.getvalue().size - batch.nbytes  # of every file: schema, footer, padding
+    size = round(batch.nbytes / len(records) * total + frame * len(parts))
+    golds = sum(len(texts) for split in config.splits for texts in open_split(data, split)["captions"])
+    captions = golds * config.views
+    return Plan(
+        records=total,
+        captions=captions,
+        shards=len(parts),
+        bytes=size,
+        hours=seconds * total / 3600,
+        bytes_per_record=size / total,
+        bytes_per_caption=size / captions if captions else 0.0,
+        seconds_per_record=seconds,
+        measured=len(records),
+    )
+
+
+def run(
+    folder: Path,
+    teacher: Teacher,
+    data: Path,
+    config: CacheConfig,
+    *,
+    rank: int = 0,
+    ranks: int = 1,
+    progress: Progress = lambda done, total: None,
+) -> Report:
+    """Make the shards of this rank that are missing in `folder`.
+
+    Equal arguments give equal bytes, however often the run was killed. A picture that cannot be decoded has
+    its reason for an answer and is named in the report. Raises ConfigError if the teacher cannot answer, and
+    DataError, with the reason, if `folder` is the cache of another teacher, question or data set, or if the
+    same rank runs already.
+    """
+    manifest = start(folder, teacher, data, config, rank=rank, ranks=ranks)
+    mine = ranges(manifest)[rank::ranks]
+    message = f"{folder}: rank {rank} of {ranks} is being run already; give each process its own rank"
+    with locked(folder / f".rank-{rank}-of-{ranks}.lock", message):
+        there = shard_files(folder)
+        todo = [part for part in mine if part.stem not in there]
+        total, done = sum(map(_size, todo)), 0
+        progress(0, total)
+        for part in todo:
+            for advanced in make_shard(folder, teacher, data, config, part, manifest):
+                done += advanced
+                progress(done, total)
+    return report(folder, manifest, mine, made=total)
+
+
+def start(
+    folder: Path, teacher: Teacher, data: Path, config: CacheConfig, *, rank: int = 0, ranks: int = 1
+) -> dict[str, Any]:
+    """The manifest of the cache in `folder`, which is written if it is not there; refuses as `run` does."""
+    if not 0 <= rank < ranks:
+        raise ConfigError(f"rank={rank} of ranks={ranks}: must be 0 to ranks - 1")
+    check_able(teacher, config.ask)
+    ours = make_manifest(teacher.identity, data, config)
+    path = folder / MANIFEST
+    if not path.exists():
+        if folder.is_file() or (folder.is_dir() and any(not _ours(item) for item in folder.iterdir())):
+            raise DataError(f"{folder}: is no teacher cache and not empty; choose another folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        # Ranks that start together write the same, each under a name of its own; the last one stays.
+        own = folder / f".{MANIFEST}-{rank}-of-{ranks}"
+        write_json(own, ours)
+        os.replace(own, path)
+        sync_folder(folder)
+    manifest = read_manifest(folder)
+    different = differences(manifest, ours)
+    if different:
+        raise DataError(f"{folder}: is another cache: {'; '.join(different)}; choose another folder")
+    return manifest
+
+
+def make_shard(
+    folder: Path,
+    teacher: Teacher,
+    data: Path,
+    config: CacheConfig,
+    part: ShardRange,
+    manifest: dict[str, Any],
+) -> Iterator[int]:
+    """Ask for the records of one shard and write it; yields the number of records of each batch."""
+    rows, layout = [], layout_of(manifest)
+    places = [(part.split, row, part.view) for row in range(part.first, part.end)]
+    for number, record in enumerate(_ask(teacher, data, config, places), 1):
+        rows.append(flatten(record, layout))
+        if number % config.batch_size == 0 or number == len(places):
+            yield (number - 1) % config.batch_size + 1
+    if part.stem in shard_files(folder):
+        raise DataError(f"{folder}: another process made {part.stem} too; run with other ranks than it does")
+    temporary = folder / f"{part.stem}.tmp"
+    with temporary.open("wb") as file:
+        write_batch(file, to_batch(rows), about(part, cache_id(manifest)))
+    sync_file(temporary)
+    os.replace(temporary, folder / f"{part.stem}.{_digest(temporary)}.arrow")
+    sync_folder(folder)
+
+
+def report(folder: Path, manifest: dict[str, Any], mine: Sequence[ShardRange], made: int) -> Report:
+    """What the shards `mine`, all of them there, and the folder hold after a run that made `made` records."""
+    there, layout, cache = shard_files(folder), layout_of(manifest), cache_id(manifest)
+    problems = []
+    for part in mine:
+        problems += problems_of(open_shard(there[part.stem][0], part, layout, cache), part)
+    everything = ranges(manifest)
+    return Report(
+        made=made,
+        kept=sum(_size(part) for part in everything if part.stem in there) - made,
+        missing=sum(_size(part) for part in everything if part.stem not in there),
+        bytes=sum(path.stat().st_size for paths in there.values() for path in paths),
+        problems=tuple(problems),
+    )
+
+
+def verify(
+    folder: Path, teacher: Teacher | None, data: Path | None, sample: int = 16, seed: int = 0
+) -> list[Problem]:
+    """Everything that is wrong with a cache; an empty list if nothing is.
+
+    Each shard must be there once, have the bytes its name promises and hold the keys of its rows (with
+    `data`). With `teacher` and `data`, `sample` records drawn by `seed` are asked again and compared within
+    rounding. Raises DataError only if there is no cache.
+    """
+    manifest = read_manifest(folder)
+    kept: dict[str, Any] = {}
+    found: dict[str, Any] = {}
+    if data is not None:
+        kept["data"], found["data"] = manifest["data"], data_facts(data, manifest["data"])
+    if teacher is not None:
+        kept["teacher"], found["teacher"] = manifest["teacher"], asdict(teacher.identity)
+    different = [Problem(MANIFEST, text) for text in differences(kept, found)]
+    if different:
+        return different  # what follows would compare unlike things
+    whole, broken = _read_all(folder, manifest, data)
+    if teacher is not None and data is not None and whole:
+        broken += _ask_again(folder, manifest, teacher, data, whole, sample, seed)
+    return broken
+
+
+def _read_all(
+    folder: Path, manifest: dict[str, Any], data: Path | None
+) -> tuple[list[ShardRange], list[Problem]]:
+    """Read every byte of every shard: the ranges that are whole, and the problems."""
+    files, layout, cache = shard_files(folder), layout_of(manifest), cache_id(manifest)
+    keys = {split: open_split(data, split)["key"][:] for split in manifest["data"]} if data else {}
+    whole, problems = [], []
+    for part in ranges(manifest):
+        paths = files.pop(part.stem, [])
+        if not paths:
+            problems.append(Problem(part.stem, "the shard is missing; `vistill teach run` makes it"))
+        if len(paths) > 1:
+            names = ", ".join(path.name for path in paths)
+            problems.append(Problem(part.stem, f"the shard is there more than once: {names}"))
+        for path in paths:
+            wrong = _wrong_with(path, part, layout, cache, keys.get(part.split))
+            problems += [Problem(path.name, wrong)] if wrong else []
+            whole += [] if wrong or len(paths) > 1 else [part]
+    problems += [
+        Problem(path.name, "is no shard of this cache; remove it")
+        for paths in files.values()
+        for path in paths
+    ]
+    return whole, problems
+
+
+def _wrong_with(path: Path, part: ShardRange, layout: Layout, cache: str, keys: list[str] | None) -> str:
+    if _digest(path) != path.name.split(".")[-2]:
+        return "the bytes are not those that were written; remove it and run `vistill teach run` again"
+    try:
+        shard = open_shard(path, part, layout, cache)
+    except DataError as error:
+        return str(error)
+    for row, ours in enumerate(shard.keys, part.first):
+        if keys is not None and ours != keys[row]:
+            return f"row {row} is of picture {ours!r}, the data set has {keys[row]!r} there"
+    return ""
+
+
+def _ask_again(
+    folder: Path,
+    manifest: dict[str, Any],
+    teacher: Teacher,
+    data: Path,
+    whole: Sequence[ShardRange],
+    sample: int,
+    seed: int,
+) -> list[Problem]:
+    config, files = config_of(manifest), shard_files(folder)
+    layout, cache = layout_of(manifest), cache_id(manifest)
+    total = sum(map(_size, whole))
+    chosen = np.sort(np.random.default_rng(seed).choice(total, min(sample, total), replace=False))
+    located = _locate(whole, chosen)
+    problems = []
+    records = _ask(teacher, data, config, [place for _, place in located])
+    for (part, place), record in zip(located, records, strict=True):
+        shard = open_shard(files[part.stem][0], part, layout, cache)
+        row = place[1] - part.first
+        if row in shard.problems or record.answer is None:
+            same = shard.problems.get(row, "") == record.problem
+            wrong = "" if same else f"was {shard.problems.get(row)!r} and is {record.problem!r}"
+        else:
+            wrong = compare(shard.answer(row), record.answer)
+        if wrong:
+            where = f"{part.split}/{record.key}/view {part.view}"
+            problems.append(Problem(where, f"asked again, the teacher answers otherwise: {wrong}"))
+    return problems
+
+
+def _ask(teacher: Teacher, data: Path, config: CacheConfig, places: Sequence[Place]) -> Iterator[Record]:
+    """One record for each place, in order; the next batch is decoded while the teacher works on this one."""
+    tables = {split: open_split(data, split) for split in {split for split, _, _ in places}}
+    layout = layout_for(teacher.identity, config)
+
+    def load(place: Place) -> tuple[str, Image.Image | None, bool, list[str], str]:
+        split, number, view = place
+        row = tables[split][number]
+        try:
+            image, mirrored = view_of(row["image"], row["key"], view, config)
+        except ImageError as error:
+            return row["key"], None, False, [], str(error)
+        texts = [mirror_words(text) if mirrored else text for text in row["captions"]]
+        return row["key"], image, mirrored, texts, ""
+
+    batches = [places[n : n + config.batch_size] for n in range(0, len(places), config.batch_size)]
+    with ThreadPoolExecutor(2) as pool:
+        coming = [pool.submit(load, place) for place in batches[0]]
+        for following in [*batches[1:], []]:
+            loaded = [future.result() for future in coming]
+            coming = [pool.submit(load, place) for place in following]
+            good = [(image, texts) for _, image, _, texts, _ in loaded if image is not None]
+            answers = iter(_answers(teacher, [i for i, _ in good], [t for _, t in good], config))
+            for key, image, mirrored, texts, problem in loaded:
+                record = Record(key, mirrored, None if image is None else next(answers), problem)
+                check_shape(record, len(texts), layout)
+                yield record
+
+
+def _answers(
+    teacher: Teacher, images: list[Image.Image], gold: list[list[str]], config: CacheConfig
+) -> list[Answer]:
+    if not images:
+        return []
+    answers = teacher.answer(images, gold, config.ask)
+    if len(answers) != len(images):
+        name = teacher.identity.name
+        raise DataError(f"teacher {name!r} gave {len(answers)} answers to {len(images)} pictures")
+    return answers
+
+
+def _locate(parts: Sequence[ShardRange], positions: NDArray[np.int64]) -> list[tuple[ShardRange, Place]]:
+    """The range and place of the n-th record of all, for each n of `positions`."""
+    starts = np.cumsum([0, *map(_size, parts)])
+    numbers = np.searchsorted(starts, positions, side="right") - 1
+    return [
+        (parts[n], (parts[n].split, parts[n].first + offset, parts[n].view))
+        for n, offset in zip(numbers.tolist(), (positions - starts[numbers]).tolist(), strict=True)
+    ]
+
+
+def _digest(path: Path) -> str:
+    """The 16 hex digits of the file's sha256 that a shard's name ends in."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _size(part: ShardRange) -> int:
+    return part.end - part.first
+
+
+def _ours(path: Path) -> bool:
+    """Whether a run that was killed before it had a manifest left this."""
+    return path.name.startswith((f".{MANIFEST}-", ".rank-"))
