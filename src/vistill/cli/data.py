@@ -12,7 +12,9 @@ app = typer.Typer(help="Build data sets and look into them.", no_args_is_help=Tr
 
 @app.command()
 def build(
-    source: Annotated[str, typer.Argument(help="flickr8k, folder, coco, karpathy, webdataset or parquet.")],
+    source: Annotated[
+        str, typer.Argument(help="flickr8k, folder, coco, karpathy, webdataset, parquet or diffusiondb.")
+    ],
     root: Annotated[Path, typer.Argument(help="Folder of the data set as it was downloaded.")],
     out: Annotated[Path, typer.Option(help="Folder to build; it appears when the build is complete.")],
     near_duplicates: Annotated[
@@ -30,13 +32,17 @@ def build(
     ] = None,
     dev_fraction: Annotated[
         float | None,
-        typer.Option(help="folder, webdataset: part of the pictures without a split that goes to dev."),
+        typer.Option(help="folder, webdataset, diffusiondb: part of those without a split that goes to dev."),
     ] = None,
     test_fraction: Annotated[
         float | None,
-        typer.Option(help="folder, webdataset: part of the pictures without a split that goes to test."),
+        typer.Option(
+            help="folder, webdataset, diffusiondb: part of those without a split that goes to test."
+        ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="folder, webdataset: seed of that draw.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="folder, webdataset, diffusiondb: seed of that draw.")
+    ] = None,
     part: Annotated[
         list[str] | None,
         typer.Option(help="coco: SPLIT:ANNOTATIONS:PICTURES, relative to ROOT; once for each file."),

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from vistill.data.records import Item
-from vistill.data.sources import coco, flickr8k, folder, karpathy, parquet, webdataset
+from vistill.data.sources import coco, diffusiondb, flickr8k, folder, karpathy, parquet, webdataset
 
 SOURCES: dict[str, Callable[..., Iterator[Item]]] = {
     "flickr8k": flickr8k.read,
@@ -12,4 +12,5 @@ SOURCES: dict[str, Callable[..., Iterator[Item]]] = {
     "karpathy": karpathy.read,
     "webdataset": webdataset.read,
     "parquet": parquet.read,
+    "diffusiondb": diffusiondb.read,
 }
