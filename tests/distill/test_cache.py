@@ -18,9 +18,11 @@ from vistill.data.collate import mirror_words
 from vistill.data.dataset import open_split
 from vistill.data.records import Sample
 from vistill.data.views import view_seed
+from vistill.distill import cache_verify
 from vistill.distill.answers import Answer, Ask
 from vistill.distill.cache import CacheConfig, TeacherCache, read_manifest
-from vistill.distill.cache_run import run, verify
+from vistill.distill.cache_run import run
+from vistill.distill.cache_verify import verify
 from vistill.errors import ConfigError, DataError
 from vistill.runtime.image import AugmentSpec, augment, read_image
 
@@ -319,9 +321,7 @@ def test_keys_are_compared_row_by_row(data: Path, copy: Path, monkeypatch: pytes
     """A shard whose bytes are whole, but whose first picture is there twice."""
     path = _shard(copy, "dev-v00")
     keys = open_split(data, "dev")["key"][:]
-    from vistill.distill import cache_run
-
-    monkeypatch.setattr(cache_run, "_digest", lambda path: path.name.split(".")[-2])
+    monkeypatch.setattr(cache_verify, "digest", lambda path: path.name.split(".")[-2])
     path.write_bytes(path.read_bytes().replace(keys[1].encode(), keys[0].encode()))
     [problem] = verify(copy, None, data)
     assert problem.reason == f"row 1 is of picture {keys[0]!r}, the data set has {keys[1]!r} there"

@@ -5,7 +5,7 @@ Folder: `manifest.json` (who was asked what, about which pictures) and shards of
 when complete, so the files that are there are the whole journal of a run. View 0 is the clean picture; view v
 is drawn by `view_seed(seed, key, v)`, so training shows exactly the picture that the teacher saw.
 
-Asking is in cache_run.py, the columns of a shard in cache_shards.py.
+Asking is in cache_run.py, proving in cache_verify.py, the columns of a shard in cache_shards.py.
 """
 
 import hashlib
@@ -161,7 +161,8 @@ class TeacherCache:
         data: built data set that is trained on; its splits that the cache holds must be the same. teacher:
         who should have answered. preprocess, tokenizer: sha256 of the student's, where its losses compare
         states or token ids with the teacher's. wants: answers that are needed (captions, top_k, hidden,
-        embedding). views, seed, augment: the views that are shown (of a single one, the last two do not count).
+        embedding). views, seed, augment: the views that training shows; seed and augment do not count
+        if views is 1.
         """
         reasons = []
         if data is not None:
@@ -353,6 +354,12 @@ def shard_files(folder: Path) -> dict[str, list[Path]]:
         if match:
             files.setdefault(match["stem"], []).append(Path(folder) / name)
     return files
+
+
+def digest(path: Path) -> str:
+    """The 16 hex digits of the file's sha256 that a shard's name ends in."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def open_shard(path: Path, part: ShardRange, layout: Layout, cache: str) -> Shard:

@@ -1,15 +1,14 @@
-"""Ask a teacher: estimate what it costs, fill a cache, prove that what lies there is what it says.
+"""Ask a teacher and fill a cache with the answers; estimate before what that costs.
 
 `run` makes whole shards, each under a temporary name that is fsynced and renamed. A killed run goes on with
 the first missing shard; several processes each take every ranks-th one.
 """
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +28,8 @@ from vistill.distill.cache import (
     ShardRange,
     about,
     cache_id,
-    config_of,
-    data_facts,
     differences,
+    digest,
     layout_for,
     layout_of,
     make_manifest,
@@ -42,8 +40,7 @@ from vistill.distill.cache import (
     shard_files,
     view_of,
 )
-from vistill.distill.cache_compare import compare
-from vistill.distill.cache_shards import Layout, Record, check_shape, flatten, to_batch, write_batch
+from vistill.distill.cache_shards import Record, check_shape, flatten, to_batch, write_batch
 from vistill.errors import ConfigError, DataError, ImageError
 from vistill.files import sync_file, sync_folder, write_json
 
@@ -99,12 +96,12 @@ def plan(teacher: Teacher, data: Path, config: CacheConfig, sample: int = 16) ->
     layout, parts = layout_for(teacher.identity, config), ranges(manifest)
     if not parts:
         raise DataError(f"{data}: splits {', '.join(config.splits)} hold no picture")
-    total = sum(map(_size, parts))
+    total = sum(map(size_of, parts))
     spread = np.unique(np.linspace(0, total - 1, min(sample, total)).astype(int))
-    places = [place for _, place in _locate(parts, spread)]
-    list(_ask(teacher, data, config, places[:1]))  # the first answer pays for warming up
+    places = [place for _, place in locate(parts, spread)]
+    list(ask(teacher, data, config, places[:1]))  # the first answer pays for warming up
     start = time.perf_counter()
-    records = list(_ask(teacher, data, config, places))
+    records = list(ask(teacher, data, config, places))
     seconds = (time.perf_counter() - start) / len(records)
     batch = to_batch([flatten(record, layout) for record in records])
     sink = pa.BufferOutputStream()
@@ -149,7 +146,7 @@ def run(
     with locked(folder / f".rank-{rank}-of-{ranks}.lock", message):
         there = shard_files(folder)
         todo = [part for part in mine if part.stem not in there]
-        total, done = sum(map(_size, todo)), 0
+        total, done = sum(map(size_of, todo)), 0
         progress(0, total)
         for part in todo:
             for advanced in make_shard(folder, teacher, data, config, part, manifest):
@@ -194,7 +191,7 @@ def make_shard(
     """Ask for the records of one shard and write it; yields the number of records of each batch."""
     rows, layout = [], layout_of(manifest)
     places = [(part.split, row, part.view) for row in range(part.first, part.end)]
-    for number, record in enumerate(_ask(teacher, data, config, places), 1):
+    for number, record in enumerate(ask(teacher, data, config, places), 1):
         rows.append(flatten(record, layout))
         if number % config.batch_size == 0 or number == len(places):
             yield (number - 1) % config.batch_size + 1
@@ -204,7 +201,7 @@ def make_shard(
     with temporary.open("wb") as file:
         write_batch(file, to_batch(rows), about(part, cache_id(manifest)))
     sync_file(temporary)
-    os.replace(temporary, folder / f"{part.stem}.{_digest(temporary)}.arrow")
+    os.replace(temporary, folder / f"{part.stem}.{digest(temporary)}.arrow")
     sync_folder(folder)
 
 
@@ -217,108 +214,14 @@ def report(folder: Path, manifest: dict[str, Any], mine: Sequence[ShardRange], m
     everything = ranges(manifest)
     return Report(
         made=made,
-        kept=sum(_size(part) for part in everything if part.stem in there) - made,
-        missing=sum(_size(part) for part in everything if part.stem not in there),
+        kept=sum(size_of(part) for part in everything if part.stem in there) - made,
+        missing=sum(size_of(part) for part in everything if part.stem not in there),
         bytes=sum(path.stat().st_size for paths in there.values() for path in paths),
         problems=tuple(problems),
     )
 
 
-def verify(
-    folder: Path, teacher: Teacher | None, data: Path | None, sample: int = 16, seed: int = 0
-) -> list[Problem]:
-    """Everything that is wrong with a cache; an empty list if nothing is.
-
-    Each shard must be there once, have the bytes its name promises and hold the keys of its rows (with
-    `data`). With `teacher` and `data`, `sample` records drawn by `seed` are asked again and compared within
-    rounding. Raises DataError only if there is no cache.
-    """
-    manifest = read_manifest(folder)
-    kept: dict[str, Any] = {}
-    found: dict[str, Any] = {}
-    if data is not None:
-        kept["data"], found["data"] = manifest["data"], data_facts(data, manifest["data"])
-    if teacher is not None:
-        kept["teacher"], found["teacher"] = manifest["teacher"], asdict(teacher.identity)
-    different = [Problem(MANIFEST, text) for text in differences(kept, found)]
-    if different:
-        return different  # what follows would compare unlike things
-    whole, broken = _read_all(folder, manifest, data)
-    if teacher is not None and data is not None and whole:
-        broken += _ask_again(folder, manifest, teacher, data, whole, sample, seed)
-    return broken
-
-
-def _read_all(
-    folder: Path, manifest: dict[str, Any], data: Path | None
-) -> tuple[list[ShardRange], list[Problem]]:
-    """Read every byte of every shard: the ranges that are whole, and the problems."""
-    files, layout, cache = shard_files(folder), layout_of(manifest), cache_id(manifest)
-    keys = {split: open_split(data, split)["key"][:] for split in manifest["data"]} if data else {}
-    whole, problems = [], []
-    for part in ranges(manifest):
-        paths = files.pop(part.stem, [])
-        if not paths:
-            problems.append(Problem(part.stem, "the shard is missing; `vistill teach run` makes it"))
-        if len(paths) > 1:
-            names = ", ".join(path.name for path in paths)
-            problems.append(Problem(part.stem, f"the shard is there more than once: {names}"))
-        for path in paths:
-            wrong = _wrong_with(path, part, layout, cache, keys.get(part.split))
-            problems += [Problem(path.name, wrong)] if wrong else []
-            whole += [] if wrong or len(paths) > 1 else [part]
-    problems += [
-        Problem(path.name, "is no shard of this cache; remove it")
-        for paths in files.values()
-        for path in paths
-    ]
-    return whole, problems
-
-
-def _wrong_with(path: Path, part: ShardRange, layout: Layout, cache: str, keys: list[str] | None) -> str:
-    if _digest(path) != path.name.split(".")[-2]:
-        return "the bytes are not those that were written; remove it and run `vistill teach run` again"
-    try:
-        shard = open_shard(path, part, layout, cache)
-    except DataError as error:
-        return str(error)
-    for row, ours in enumerate(shard.keys, part.first):
-        if keys is not None and ours != keys[row]:
-            return f"row {row} is of picture {ours!r}, the data set has {keys[row]!r} there"
-    return ""
-
-
-def _ask_again(
-    folder: Path,
-    manifest: dict[str, Any],
-    teacher: Teacher,
-    data: Path,
-    whole: Sequence[ShardRange],
-    sample: int,
-    seed: int,
-) -> list[Problem]:
-    config, files = config_of(manifest), shard_files(folder)
-    layout, cache = layout_of(manifest), cache_id(manifest)
-    total = sum(map(_size, whole))
-    chosen = np.sort(np.random.default_rng(seed).choice(total, min(sample, total), replace=False))
-    located = _locate(whole, chosen)
-    problems = []
-    records = _ask(teacher, data, config, [place for _, place in located])
-    for (part, place), record in zip(located, records, strict=True):
-        shard = open_shard(files[part.stem][0], part, layout, cache)
-        row = place[1] - part.first
-        if row in shard.problems or record.answer is None:
-            same = shard.problems.get(row, "") == record.problem
-            wrong = "" if same else f"was {shard.problems.get(row)!r} and is {record.problem!r}"
-        else:
-            wrong = compare(shard.answer(row), record.answer)
-        if wrong:
-            where = f"{part.split}/{record.key}/view {part.view}"
-            problems.append(Problem(where, f"asked again, the teacher answers otherwise: {wrong}"))
-    return problems
-
-
-def _ask(teacher: Teacher, data: Path, config: CacheConfig, places: Sequence[Place]) -> Iterator[Record]:
+def ask(teacher: Teacher, data: Path, config: CacheConfig, places: Sequence[Place]) -> Iterator[Record]:
     """One record for each place, in order; the next batch is decoded while the teacher works on this one."""
     tables = {split: open_split(data, split) for split in {split for split, _, _ in places}}
     layout = layout_for(teacher.identity, config)
@@ -359,9 +262,9 @@ def _answers(
     return answers
 
 
-def _locate(parts: Sequence[ShardRange], positions: NDArray[np.int64]) -> list[tuple[ShardRange, Place]]:
+def locate(parts: Sequence[ShardRange], positions: NDArray[np.int64]) -> list[tuple[ShardRange, Place]]:
     """The range and place of the n-th record of all, for each n of `positions`."""
-    starts = np.cumsum([0, *map(_size, parts)])
+    starts = np.cumsum([0, *map(size_of, parts)])
     numbers = np.searchsorted(starts, positions, side="right") - 1
     return [
         (parts[n], (parts[n].split, parts[n].first + offset, parts[n].view))
@@ -369,13 +272,7 @@ def _locate(parts: Sequence[ShardRange], positions: NDArray[np.int64]) -> list[t
     ]
 
 
-def _digest(path: Path) -> str:
-    """The 16 hex digits of the file's sha256 that a shard's name ends in."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def _size(part: ShardRange) -> int:
+def size_of(part: ShardRange) -> int:
     return part.end - part.first
 
 

@@ -1,0 +1,205 @@
+"""`vistill teach plan|run|verify|info` as a user runs them: a teacher of arithmetic, then a real one."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+from tests.distill.fake_teacher import FakeTeacher, identity
+from tests.distill.tiny_teachers import save_checkpoint
+from tests.tiny import build_data
+
+from vistill.cli.teach import app
+from vistill.distill import teachers
+from vistill.distill.cache import TeacherCache
+from vistill.errors import ConfigError, VistillError
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+WORDS = ("--splits", "train,dev", "--captions", 2, "--top-k", 4, "--views", 2, "--shard-records", 4)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_data(tmp_path_factory.mktemp("tiny"), train=6, dev=2)
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeTeacher]:
+    """The teachers that `load_teacher` knows by name."""
+    known = {
+        "good": FakeTeacher(),
+        "other": FakeTeacher(identity(weights="w2")),
+        "drifts": FakeTeacher(drift=1),
+    }
+
+    def load(spec: str, device: str = "cpu", prompt: str = "") -> FakeTeacher:
+        assert (device, prompt) == ("cpu", "")
+        if spec not in known:
+            raise ConfigError(f"teacher {spec!r}: there is no such folder")
+        return known[spec]
+
+    monkeypatch.setattr(teachers, "load_teacher", load)
+    return known
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run `vistill teach ...` inside of this process, with the exit codes of the command line."""
+    command = typer.main.get_command(app)
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def call(*words: object) -> subprocess.CompletedProcess[str]:
+        capsys.readouterr()
+        try:
+            code = command.main([str(word) for word in words], standalone_mode=False) or 0
+        except VistillError as error:
+            print(f"error: {error}", file=sys.stderr)
+            code = 2
+        output = capsys.readouterr()
+        return subprocess.CompletedProcess(words, code, output.out, output.err)
+
+    return call
+
+
+def test_plan_run_info_verify(data: Path, tmp_path: Path, run: Run, fakes: dict[str, FakeTeacher]) -> None:
+    out = tmp_path / "cache"
+    planned = json.loads(run("plan", "good", data, *WORDS, "--measure", 8, "--json").stdout)
+    assert (planned["records"], planned["captions"], planned["shards"], planned["measured"]) == (16, 32, 6, 8)
+    text = run("plan", "good", data, *WORDS).stdout
+    assert text.startswith("16 records in 6 files: ")
+    assert "bytes a gold caption; 0.0 minutes in one process" in text
+
+    done = run("run", "good", data, "--out", out, *WORDS)
+    assert done.returncode == 0
+    assert done.stdout == f"{out}\n", "results on stdout: the folder, for a script to use"
+    assert "16 records in 6 files" in done.stderr, "the plan comes before the run"
+    assert "16 records made, 0 were there, 0 are left to other ranks" in done.stderr
+    assert len(TeacherCache.open(out)) == 16
+    made = json.loads(run("info", out, "--json").stdout)["bytes"]
+    assert planned["bytes"] == pytest.approx(made, rel=0.05)
+
+    again = run("run", "good", data, "--out", out, *WORDS, "--json")
+    assert json.loads(again.stdout) == {"made": 0, "kept": 16, "missing": 0, "bytes": made, "problems": []}
+    assert "measured" not in again.stderr, "nothing is planned where a run goes on"
+
+    shown = run("info", out).stdout
+    for words in (
+        "fake (fake), weights w1",
+        "train 6, dev 2",
+        "2, seed 0",
+        "2, 3 beams",
+        "4 of 40",
+        "16 in 6",
+    ):
+        assert words in shown
+    assert run("verify", out, "--data", data, "--teacher", "good").stdout == f"{out}: nothing is wrong\n"
+
+
+def test_what_is_asked_reaches_the_manifest(
+    data: Path, tmp_path: Path, run: Run, fakes: dict[str, FakeTeacher]
+) -> None:
+    words = (
+        "--captions 3 --beams 5 --sample --temperature 0.7 --top-p 0.9 --length-penalty 0.5 --longest 30 "
+        "--max-new-tokens 12 --top-k 6 --no-gold --hidden all --hidden-dtype int8 --embedding --views 2 "
+        "--seed 8 --shard-records 9 --measure 0"
+    ).split()
+    assert run("run", "good", data, "--out", tmp_path / "c", *words).returncode == 0
+    config = TeacherCache.open(tmp_path / "c").config
+    ask, search = config.ask, config.ask.generation
+    assert (ask.captions, ask.top_k, ask.gold, ask.hidden, ask.embedding, ask.longest) == (
+        3,
+        6,
+        False,
+        "all",
+        True,
+        30,
+    )
+    assert (search.num_beams, search.do_sample, search.temperature, search.top_p) == (5, True, 0.7, 0.9)
+    assert (search.length_penalty, search.max_new_tokens, search.seed) == (0.5, 12, 8)
+    assert (config.views, config.seed, config.hidden_dtype, config.shard_records) == (2, 8, "int8", 9)
+    assert config.splits == ("train",)
+
+
+def test_ranks(data: Path, tmp_path: Path, run: Run, fakes: dict[str, FakeTeacher]) -> None:
+    out = tmp_path / "c"
+    half = run("run", "good", data, "--out", out, *WORDS, "--rank", 1, "--ranks", 2)
+    assert half.returncode == 0
+    assert "8 are left to other ranks" in half.stderr
+    assert "3 files; `vistill teach run` makes them" in run("info", out).stdout
+    wrong = run("verify", out)
+    assert wrong.returncode == 1
+    assert wrong.stdout.count("the shard is missing") == 3
+    assert run("run", "good", data, "--out", out, *WORDS, "--rank", 0, "--ranks", 2).returncode == 0
+    assert run("verify", out).returncode == 0
+
+
+def test_problems_exit_with_one(data: Path, tmp_path: Path, run: Run, fakes: dict[str, FakeTeacher]) -> None:
+    out = tmp_path / "c"
+    run("run", "good", data, "--out", out, *WORDS)
+    found = run("verify", out, "--data", data, "--teacher", "drifts", "--ask", 3, "--json")
+    assert found.returncode == 1
+    assert len(json.loads(found.stdout)) == 3
+    [path] = out.glob("dev-v01*")
+    path.write_bytes(path.read_bytes()[:-20])
+    found = run("verify", out)
+    assert found.returncode == 1
+    assert found.stdout.startswith(f"{path.name}: the bytes are not those that were written")
+
+
+def test_refusals_exit_with_two(
+    data: Path, tmp_path: Path, run: Run, fakes: dict[str, FakeTeacher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "c"
+    run("run", "good", data, "--out", out, *WORDS)
+    for words, message in (
+        (("run", "other", data, "--out", out, *WORDS), "teacher.weights was 'w1' and is 'w2'"),
+        (("run", "good", data, "--out", out, *WORDS, "--seed", 3), "seed was 0 and is 3"),
+        (("run", "nobody", data, "--out", out), "teacher 'nobody': there is no such folder"),
+        (("run", "good", data, "--out", tmp_path / "d", "--hidden", "some"), "ask.hidden='some': use none"),
+        (("run", "good", data, "--out", tmp_path / "d", "--splits", "tset"), "has no split 'tset'"),
+        (("plan", "good", tmp_path), "expected a folder that `vistill data build` made"),
+        (("verify", out, "--teacher", "good"), "--teacher needs --data"),
+        (("info", tmp_path), "expected a folder that `vistill teach run` made"),
+    ):
+        done = run(*words)
+        assert done.returncode == 2, words
+        assert message in done.stderr
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    done = run("run", "good", data, "--out", tmp_path / "d" / "e", *WORDS)
+    assert done.returncode == 2
+    assert "are free; ask for less (--hidden pooled" in done.stderr
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_real_checkpoint_teaches(data: Path, tmp_path: Path, run: Run) -> None:
+    spec, out = save_checkpoint(tmp_path / "teacher"), tmp_path / "c"
+    words = ("--captions", 2, "--top-k", 3, "--hidden", "all", "--embedding", "--max-new-tokens", 8)
+    done = run("run", spec, data, "--out", out, *words, "--longest", 12, "--views", 2, "--batch-size", 4)
+    assert done.returncode == 0, done.stderr
+    cache = TeacherCache.open(out)
+    kept = cache.read("train", 2, 1)
+    assert len(kept.captions) == len(kept.gold) == 2
+    assert kept.gold[0].top_ids is not None
+    assert kept.gold[0].top_ids.shape == (len(kept.gold[0].ids) - 1, 3)
+    assert kept.hidden is not None
+    assert kept.embedding is not None
+    found = run("verify", out, "--data", data, "--teacher", spec, "--ask", 12)
+    assert found.returncode == 0, found.stdout
+    other = save_checkpoint(tmp_path / "other" / "teacher", seed=1)
+    done = run("run", other, data, "--out", out, *words, "--longest", 12, "--views", 2)
+    assert done.returncode == 2
+    assert "teacher.weights was " in done.stderr
+
+
+def test_help_is_quick_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from vistill.cli.teach import app; "
+        "print(sorted({'torch', 'numpy', 'pyarrow', 'datasets'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
