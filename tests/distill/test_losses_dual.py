@@ -181,5 +181,6 @@ def test_no_gradient_reaches_a_teacher() -> None:
     loss = loss + contrastive_relational(*student, *teacher, scale)
     logits = similarities(student[0], teacher[1].detach(), scale)
     (loss + soft_contrastive(logits, soft_targets(similarities(*teacher, scale), 0.4))).backward()
+    assert not soft_targets(similarities(*teacher, scale), 0.4).requires_grad
     assert all(x.grad is None for x in teacher)
     assert all(x.grad is not None for x in (*student, scale))
