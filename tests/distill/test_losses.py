@@ -49,6 +49,11 @@ def test_cross_entropy_is_its_formula(smoothing: float) -> None:
     assert cross_entropy(logits, targets, smoothing).item() == pytest.approx(total / count, abs=1e-10)
 
 
+def test_cross_entropy_of_nothing_is_nothing() -> None:
+    logits, targets = _texts()
+    assert cross_entropy(logits, torch.full_like(targets, PAD), 0.1).item() == 0
+
+
 def test_padding_and_unknown_words_get_no_gradient() -> None:
     logits, targets = _texts()
     logits.requires_grad_()

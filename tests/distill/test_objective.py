@@ -1,12 +1,18 @@
 """The objective: which losses it gives, what it samples, and that it learns."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from tests.tiny import tiny_captioner
 
-from vistill.data.collate import Batch
+from vistill.data.collate import Batch, Item
 from vistill.data.text import TokenizerConfig, encode, pad, train_tokenizer
-from vistill.distill.objective import CaptionObjective, ObjectiveConfig
+from vistill.distill.answers import Answer, Text
+from vistill.distill.join import join
+from vistill.distill.losses import cross_entropy, top_k_kl
+from vistill.distill.objective import CaptionObjective, ObjectiveConfig, Teaching
 from vistill.errors import ConfigError
 from vistill.models.tokens import BOS, EOS, PAD
 
@@ -86,6 +92,90 @@ def test_self_critical_training_raises_the_reward() -> None:
     assert sum(history[-10:]) > 1.5 * sum(history[:10])
 
 
+def _teaching(answers: list[Answer]) -> Teaching:
+    return Teaching(lambda items: answers, longest=12, hidden_width=6, embedding_width=5)
+
+
+def _taught(K: int = 3) -> list[Answer]:
+    """Random answers to `_batch`, in the words of TOKENIZER."""
+    rng = np.random.default_rng(2)
+
+    def text(caption: str) -> Text:
+        ids = encode(TOKENIZER, caption, 12)
+        top = np.stack([rng.permutation(TOKENIZER.get_vocab_size())[:K] for _ in ids[1:]])
+        return Text(
+            np.array(ids), top, np.log(rng.dirichlet(np.ones(K + 1), len(ids) - 1)[:, :K]).astype("f4")
+        )
+
+    return [
+        Answer(
+            captions=("a dog",),
+            gold=tuple(text(t) for t in texts),
+            generated=(text("a dog"),),
+            hidden=rng.standard_normal((4, 6)).astype("f4"),
+            embedding=rng.standard_normal(5).astype("f4"),
+        )
+        for texts in REFERENCES.values()
+    ]
+
+
+def _with_items(batch: Batch) -> Batch:
+    items = [Item(key, row, 0, (0, 1), ()) for row, key in enumerate(batch.keys)]
+    return replace(batch, items=tuple(items))
+
+
+def test_learns_every_kind_of_answer_and_logs_each_by_name() -> None:
+    torch.manual_seed(0)
+    weights = {
+        "cross_entropy": 1.0,
+        "teacher_cross_entropy": 0.5,
+        "top_k_kl": 2.0,
+        "hidden_cosine": 0.25,
+        "hidden_mse": 0.125,
+        "embedding": 3.0,
+    }
+    config = ObjectiveConfig(**weights, scales={"hidden_mse": 10.0}, label_smoothing=0.0)  # type: ignore[arg-type]
+    model = tiny_captioner(vocab=TOKENIZER.get_vocab_size())
+    objective = CaptionObjective(config, TOKENIZER, REFERENCES, _teaching(_taught()), width=16)
+    batch = _with_items(_batch())
+    losses = objective(model, batch)
+    assert set(losses) == set(weights)
+    expected = sum(w * (10 if name == "hidden_mse" else 1) * losses[name] for name, w in weights.items())
+    torch.testing.assert_close(objective.total(losses), expected)
+
+    memory = model.vision(batch.pixels)
+    cross = model.decoder.cross_kv(memory)
+    spelt = torch.tensor([[encode(TOKENIZER, "a dog", 12)]] * 2)
+    of_teacher = model.decoder(spelt[..., :-1], cross)
+    torch.testing.assert_close(losses["teacher_cross_entropy"], cross_entropy(of_teacher, spelt[..., 1:]))
+    gold = join(batch, _taught(), TOKENIZER, wants={"top_k"}, longest=12)
+    assert gold.of_gold is not None
+    assert gold.of_tokens is not None
+    logits = model.decoder(batch.tokens[..., :-1], cross)
+    kl = top_k_kl(logits, gold.of_gold.ids, gold.of_gold.logp, batch.tokens[..., 1:])
+    kl = (kl + top_k_kl(of_teacher, gold.of_tokens.ids, gold.of_tokens.logp, spelt[..., 1:])) / 2
+    torch.testing.assert_close(losses["top_k_kl"], kl)
+    embedding = objective.heads["embedding"](memory.mean(1))
+    target = torch.from_numpy(np.stack([answer.embedding for answer in _taught()]))
+    torch.testing.assert_close(losses["embedding"], (1 - torch.cosine_similarity(embedding, target)).mean())
+
+
+def test_the_projections_learn_and_the_student_learns_through_them() -> None:
+    torch.manual_seed(0)
+    config = ObjectiveConfig(cross_entropy=0.0, hidden_cosine=1.0)
+    model = tiny_captioner(vocab=TOKENIZER.get_vocab_size()).train()
+    objective = CaptionObjective(config, TOKENIZER, REFERENCES, _teaching(_taught()), width=16)
+    assert list(objective.heads) == ["hidden"]
+    objective.total(objective(model, _with_items(_batch()))).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in objective.heads.parameters())
+    assert model.mapper.project.weight.grad is not None
+
+
+def test_losses_of_a_teacher_need_one() -> None:
+    with pytest.raises(ConfigError, match=r"captions, top_k: set datamodule\.teacher"):
+        _objective(top_k_kl=1.0, teacher_cross_entropy=1.0)
+
+
 @pytest.mark.parametrize(
     "weights",
     [
@@ -93,8 +183,10 @@ def test_self_critical_training_raises_the_reward() -> None:
         {"cross_entropy": -1.0},
         {"self_critical": 1.0, "samples": 1},
         {"label_smoothing": 1.0},
+        {"scales": {"cross-entropy": 1.0}},
+        {"kl_temperature": 0.0},
     ],
 )
-def test_wrong_weights_are_refused(weights: dict[str, float]) -> None:
+def test_wrong_weights_are_refused(weights: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="objective"):
         ObjectiveConfig(**weights)  # type: ignore[arg-type]

@@ -165,10 +165,11 @@ def mirror_words(text: str) -> str:
 
 
 def collate(rows: Sequence[tuple[Item, NDArray[Any]]], start: int) -> Batch:
-    """Rows of one batch; pictures with fewer captions than others are filled with padding rows."""
+    """Rows of one batch; pictures with fewer captions than others, or none, are filled with padding rows."""
     items = tuple(item for item, _ in rows)
-    most = max(len(item.texts) for item in items)
-    ids = [text for item in items for text in [*item.texts, *[[PAD]] * (most - len(item.texts))]]
+    most = max(1, *(len(item.texts) for item in items))
+    nothing = [PAD, PAD]
+    ids = [text for item in items for text in [*item.texts, *[nothing] * (most - len(item.texts))]]
     tokens = torch.tensor(pad(ids), dtype=torch.int64).view(len(items), most, -1)
     pixels = torch.from_numpy(np.stack([pixels for _, pixels in rows])).float()
     return Batch(tuple(item.key for item in items), pixels, start, tokens, items)

@@ -31,9 +31,14 @@ def cross_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Te
     learn to say "unknown". Smoothing spreads that share of a target evenly over V (Szegedy et al. 2016, §7).
     """
     targets = targets.masked_fill(targets == UNK, PAD)
-    return F.cross_entropy(
-        logits.flatten(0, -2), targets.flatten(), ignore_index=PAD, label_smoothing=smoothing
+    total = F.cross_entropy(
+        logits.flatten(0, -2),
+        targets.flatten(),
+        ignore_index=PAD,
+        label_smoothing=smoothing,
+        reduction="sum",
     )
+    return total / (targets != PAD).sum().clamp_min(1)  # 0 of a batch without captions, not NaN
 
 
 def sequence_log_probability(logits: Tensor, targets: Tensor) -> Tensor:

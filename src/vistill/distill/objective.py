@@ -1,7 +1,7 @@
 """Objectives: what one training step asks of the model, as named losses with weights.
 
 An objective is a function of (model, batch) that returns `{name: loss}`; the total is
-`sum(weights[name] * loss)`. To add a term: a function in losses.py, its weight here, a test.
+`sum(weight[name] * scale[name] * loss)`. To add a term: a function in losses.py, its weight here, a test.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,18 +11,47 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from vistill.data.collate import Batch
 from vistill.data.text import normalise, pad
-from vistill.distill.losses import bag_of_words, cross_entropy, self_critical
+from vistill.distill.join import Answers, Taught, join
+from vistill.distill.losses import (
+    bag_of_words,
+    cross_entropy,
+    embedding_regression,
+    hidden_cosine,
+    hidden_mse,
+    pool_to,
+    self_critical,
+    top_k_kl,
+    weighted_total,
+)
 from vistill.errors import ConfigError
 from vistill.metrics.cider import CiderD
 from vistill.models.captioner import Captioner, TorchStepper
+from vistill.models.language import KeyValue
 from vistill.models.tokens import BOS, EOS, SPECIAL
 from vistill.runtime.decode import GenerationConfig, generate
 
-LOSSES = ("cross_entropy", "bag_of_words", "self_critical")
+LOSSES = (
+    "cross_entropy",
+    "bag_of_words",
+    "self_critical",
+    "teacher_cross_entropy",
+    "top_k_kl",
+    "hidden_cosine",
+    "hidden_mse",
+    "embedding",
+)
+NEEDS = {
+    "teacher_cross_entropy": "captions",
+    "top_k_kl": "top_k",
+    "hidden_cosine": "hidden",
+    "hidden_mse": "hidden",
+    "embedding": "embedding",
+}
+"""The answers that a loss needs of a teacher."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +64,20 @@ class ObjectiveConfig:
     """Weight of predicting the words of all captions from the mean of the memory."""
     self_critical: float = 0.0
     """Weight of self-critical sequence training on CIDEr-D."""
+    teacher_cross_entropy: float = 0.0
+    """Weight of the cross-entropy on the teacher's captions (sequence-level distillation)."""
+    top_k_kl: float = 0.0
+    """Weight of the KL to the teacher's kept log-probabilities, on its captions and on the gold ones."""
+    hidden_cosine: float = 0.0
+    """Weight of the cosine of the memory, projected, with the teacher's encoder states."""
+    hidden_mse: float = 0.0
+    """Weight of the squared distance of the memory, projected, to the teacher's encoder states."""
+    embedding: float = 0.0
+    """Weight of the cosine of the mean memory, projected, with the teacher's embedding of the picture."""
+    scales: dict[str, float] = field(default_factory=dict)
+    """{name of a loss: factor} that brings losses to one size before they are weighted; 1 if not named."""
+    kl_temperature: float = 1.0
+    """Temperature at which distributions are compared with the teacher's."""
     label_smoothing: float = 0.1
     """Share of each cross-entropy target that is spread over the vocabulary."""
     samples: int = 5
@@ -49,6 +92,10 @@ class ObjectiveConfig:
             raise ConfigError("objective: every weight is 0, so there is nothing to learn")
         if min(self.weights().values()) < 0:
             raise ConfigError("objective: weights must not be negative")
+        if unknown := sorted(self.scales.keys() - set(LOSSES)):
+            raise ConfigError(f"objective.scales: {', '.join(unknown)}: the losses are {', '.join(LOSSES)}")
+        if self.kl_temperature <= 0:
+            raise ConfigError(f"objective.kl_temperature={self.kl_temperature}: must be above 0")
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(f"objective.label_smoothing={self.label_smoothing}: must be in [0, 1)")
         if self.self_critical and self.samples < 2:
@@ -60,6 +107,23 @@ class ObjectiveConfig:
         """{name of the loss: weight}."""
         return {name: float(getattr(self, name)) for name in LOSSES}
 
+    def wants(self) -> frozenset[str]:
+        """The answers that these losses need of a teacher: of captions, top_k, hidden, embedding."""
+        return frozenset(NEEDS[name] for name, weight in self.weights().items() if weight and name in NEEDS)
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """A teacher as an objective sees it: how to get its answers, and their sizes."""
+
+    answers: Answers
+    longest: int
+    """Longest of its captions that a student learns, in tokens with marks."""
+    hidden_width: int = 0
+    """Width of its encoder states; 0 if there are none."""
+    embedding_width: int = 0
+    """Width of its embeddings; 0 if there are none."""
+
 
 @dataclass(frozen=True)
 class CaptionObjective:
@@ -69,9 +133,24 @@ class CaptionObjective:
     tokenizer: Tokenizer
     references: Mapping[str, Sequence[str]]
     """Train captions by key: the reward's references and the bag of words."""
+    teaching: Teaching | None = None
+    """The teacher, if a loss needs one."""
+    width: int = 0
+    """Width of the student's memory, to project it from; needed with hidden states and embeddings."""
     reward: CiderD | None = field(init=False)
+    heads: nn.ModuleDict = field(init=False)
+    """Projections into the teacher's widths, which learn with the student and are thrown away."""
 
     def __post_init__(self) -> None:
+        if self.config.wants() and self.teaching is None:
+            wanted = ", ".join(sorted(self.config.wants()))
+            raise ConfigError(f"objective: these losses need a teacher's {wanted}: set datamodule.teacher")
+        heads = nn.ModuleDict()
+        if self.teaching is not None and "hidden" in self.config.wants():
+            heads["hidden"] = nn.Linear(self.width, self.teaching.hidden_width)
+        if self.teaching is not None and "embedding" in self.config.wants():
+            heads["embedding"] = nn.Linear(self.width, self.teaching.embedding_width)
+        object.__setattr__(self, "heads", heads)
         reward = None
         if self.config.self_critical:
             tokens = {
@@ -87,10 +166,12 @@ class CaptionObjective:
         samples = self.sample(model, features.detach(), batch.keys) if self.config.self_critical else None
         memory = model.mapper(features)
         cross = model.decoder.cross_kv(memory)
-        out = {}
+        out, of_gold = {}, None
+        if self.config.cross_entropy or self.config.top_k_kl:
+            of_gold = model.decoder(batch.tokens[..., :-1], cross)
         if self.config.cross_entropy:
-            logits = model.decoder(batch.tokens[..., :-1], cross)
-            out["cross_entropy"] = cross_entropy(logits, batch.tokens[..., 1:], self.config.label_smoothing)
+            assert of_gold is not None
+            out["cross_entropy"] = cross_entropy(of_gold, batch.tokens[..., 1:], self.config.label_smoothing)
         if self.config.bag_of_words:
             words = torch.nn.functional.linear(memory.mean(1), model.decoder.embed.weight)
             out["bag_of_words"] = bag_of_words(words + model.word_bias, self.word_shares(batch))
@@ -99,12 +180,54 @@ class CaptionObjective:
             logits = model.decoder(tokens[..., :-1], cross)
             out["self_critical"] = self_critical(logits, tokens[..., 1:], rewards)
             out["reward"] = rewards.mean()
+        if self.teaching is not None and self.config.wants():
+            answers = self.teaching.answers(batch.items)
+            wants, longest = self.config.wants(), self.teaching.longest
+            taught = join(batch, answers, self.tokenizer, wants=wants, longest=longest)
+            out |= self.of_text(model, batch, cross, of_gold, taught) | self.of_states(memory, taught)
+        return out
+
+    def of_text(
+        self, model: Captioner, batch: Batch, cross: list[KeyValue], of_gold: Tensor | None, taught: Taught
+    ) -> dict[str, Tensor]:
+        """Losses on the teacher's texts and log-probabilities; of_gold: logits [B, C, T - 1, V] on gold."""
+        config, out = self.config, {}
+        pairs = []
+        if taught.of_gold is not None and of_gold is not None:
+            pairs.append((of_gold, taught.of_gold, batch.tokens))
+        if taught.tokens is not None and (config.teacher_cross_entropy or taught.of_tokens is not None):
+            logits = model.decoder(taught.tokens[..., :-1], cross)
+            if config.teacher_cross_entropy:
+                out["teacher_cross_entropy"] = cross_entropy(logits, taught.tokens[..., 1:])
+            if taught.of_tokens is not None:
+                pairs.append((logits, taught.of_tokens, taught.tokens))
+        if config.top_k_kl:
+            kl = [
+                top_k_kl(logits, kept.ids, kept.logp, tokens[..., 1:], config.kl_temperature)
+                for logits, kept, tokens in pairs
+            ]
+            out["top_k_kl"] = torch.stack(kl).mean()
+        return out
+
+    def of_states(self, memory: Tensor, taught: Taught) -> dict[str, Tensor]:
+        """Losses on the teacher's encoder states and embeddings; memory [B, N, D]."""
+        config, out = self.config, {}
+        if taught.hidden is not None and "hidden" in self.heads:
+            student, teacher = _on_one_grid(self.heads["hidden"](memory), taught.hidden)
+            if config.hidden_cosine:
+                out["hidden_cosine"] = hidden_cosine(student, teacher)
+            if config.hidden_mse:
+                out["hidden_mse"] = hidden_mse(student, teacher)
+        if taught.embedding is not None and "embedding" in self.heads:
+            student = self.heads["embedding"](memory.mean(1))
+            out["embedding"] = embedding_regression(student, taught.embedding)
         return out
 
     def total(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """sum(weight * loss) over the named losses."""
+        """sum(weight * scale * loss) over the named losses; figures beside them do not count."""
         weights = self.config.weights()
-        return torch.stack([weights[name] * loss for name, loss in losses.items() if name in weights]).sum()
+        named = {name: loss for name, loss in losses.items() if name in weights}
+        return weighted_total(named, weights, self.config.scales)
 
     @torch.no_grad()
     def sample(self, model: Captioner, features: Tensor, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -146,3 +269,11 @@ class CaptionObjective:
         held.scatter_(2, batch.tokens, 1.0)
         held[..., : len(SPECIAL)] = 0
         return held.sum(1) / captions
+
+
+def _on_one_grid(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Both [B, n, D] with the fewer patches of the two; pooled teacher states [B, D] are one patch."""
+    if teacher.dim() == 2:
+        teacher = teacher.unsqueeze(1)
+    n = min(student.shape[1], teacher.shape[1])
+    return pool_to(student, n), pool_to(teacher, n)

@@ -53,6 +53,8 @@ class DataConfig:
     """Views of each picture, the first one clean; kept as features of the frozen stages. 0 draws anew."""
     cache: str = ""
     """Folder for the kept features; empty is PATH-views, beside the data set."""
+    teacher: str = ""
+    """Folder of a teacher cache, as `vistill teach run` writes it, that the objective learns from."""
     workers: int = 0
     """Processes that decode pictures."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -115,8 +117,7 @@ class CaptionData(L.LightningDataModule):
         else:
             train = online_pixels(self.train_table, preprocess, config.augment)
             if config.views:
-                views, seed = config.views, self.seed
-                train = replayed_pixels(self.train_table, preprocess, config.augment, views, seed)
+                train = replayed_pixels(self.train_table, preprocess, config.augment, config.views, self.seed)
             dev = online_pixels(self.dev_table, preprocess, None)
         seed = self.seed
         self.train_rows = CaptionRows(

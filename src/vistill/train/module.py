@@ -28,6 +28,7 @@ class CaptionModule(L.LightningModule):
         super().__init__()
         self.model = model
         self.objective = objective
+        self.heads = objective.heads  # learn with the model, are never part of its checkpoint
         self.optim = optim
         self.generation = generation
         self.steps = steps  # Lightning's own estimate makes the loader before its state can be restored
@@ -49,6 +50,6 @@ class CaptionModule(L.LightningModule):
         return dict(zip(batch.keys, texts, strict=True))
 
     def configure_optimizers(self) -> Any:
-        optimizer = build_optimizer(self.model, self.optim)
+        optimizer = build_optimizer(self.model, self.optim, self.heads)
         schedule = build_schedule(optimizer, self.optim, self.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

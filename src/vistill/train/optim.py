@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -33,8 +34,11 @@ class OptimConfig:
             raise ConfigError("optim: warmup must be in [0, 1) and final in [0, 1]")
 
 
-def build_optimizer(model: Captioner, config: OptimConfig) -> AdamW:
-    """AdamW over what learns, in groups `encoder` and `rest`, each with a `-no-decay` one beside it."""
+def build_optimizer(model: Captioner, config: OptimConfig, heads: nn.Module | None = None) -> AdamW:
+    """AdamW over what learns, in groups `encoder` and `rest`, each with a `-no-decay` one beside it.
+
+    `heads` (projections of the objective) learn at the rate of the rest.
+    """
     groups = []
     tower = {id(p) for p in model.tower.parameters()}
     embeddings = {
@@ -46,7 +50,7 @@ def build_optimizer(model: Captioner, config: OptimConfig) -> AdamW:
         for suffix, decay in (("", config.weight_decay), ("-no-decay", 0.0)):
             members = [
                 p
-                for p in model.parameters()
+                for p in (*model.parameters(), *(heads.parameters() if heads is not None else ()))
                 if p.requires_grad
                 and (id(p) in tower) == (part == "encoder")
                 and (p.dim() < 2 or id(p) in embeddings) == (decay == 0.0 and suffix != "")

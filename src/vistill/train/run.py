@@ -20,7 +20,8 @@ from tokenizers import Tokenizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from vistill.data.dataset import read_report
-from vistill.distill.objective import CaptionObjective, ObjectiveConfig
+from vistill.distill.join import kept_answers, open_cache
+from vistill.distill.objective import CaptionObjective, ObjectiveConfig, Teaching
 from vistill.errors import ConfigError
 from vistill.files import write_json
 from vistill.models.captioner import Captioner, CaptionerConfig
@@ -129,7 +130,13 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     _print_parameters(model)
     context = model.config.decoder.context
     data.prepare(tokenizer, model.tower, preprocess, frozen=frozen, longest=context)
-    objective = CaptionObjective(config.objective, tokenizer, data.references(data.train_table))
+    objective = CaptionObjective(
+        config.objective,
+        tokenizer,
+        data.references(data.train_table),
+        _open_teaching(config, tokenizer, context),
+        model.config.decoder.width,
+    )
     per_epoch = data.batches_per_epoch(config.trainer.devices * config.trainer.nodes)
     steps = -(-config.trainer.max_epochs * per_epoch // config.trainer.accumulate)
     module = CaptionModule(model, objective, config.optim, config.generation, steps)
@@ -152,7 +159,12 @@ def provenance(config: TrainConfig, model: CaptionerConfig) -> dict[str, Any]:
         model=model,  # what `init_from` brought, whatever the settings say
         out=Path(config.out).name,
         init_from=f"{start.parent.name}/{start.name}" if config.init_from else "",
-        datamodule=dataclasses.replace(data, path=Path(data.path).name, cache=Path(data.cache).name),
+        datamodule=dataclasses.replace(
+            data,
+            path=Path(data.path).name,
+            cache=Path(data.cache).name,
+            teacher=Path(data.teacher).name,
+        ),
     )
     fingerprints = {
         name: split["fingerprint"] for name, split in read_report(Path(data.path))["splits"].items()
@@ -189,6 +201,31 @@ def _start_model(config: TrainConfig, data: CaptionData) -> tuple[Captioner, Tok
     decoder = dataclasses.replace(config.model.decoder, vocab_size=size)
     model = Captioner(dataclasses.replace(config.model, decoder=decoder), pretrained=True)
     return model, tokenizer, tower_preprocess(config.model.vision)
+
+
+def _open_teaching(config: TrainConfig, tokenizer: Tokenizer, longest: int) -> Teaching | None:
+    """The teacher's cache, if a loss needs it. Raises DataError with the reason if it does not fit."""
+    wants, data = config.objective.wants(), config.datamodule
+    if not wants or not data.teacher:
+        return None
+    cache = open_cache(
+        Path(data.teacher),
+        Path(data.path),
+        data.train_split,
+        wants=wants,
+        tokenizer=tokenizer,
+        longest=longest,
+        views=data.views,
+        seed=config.trainer.seed,
+        augment=data.augment,
+    )
+    first = cache.read(data.train_split, 0)
+    return Teaching(
+        kept_answers(cache, data.train_split),
+        longest,
+        hidden_width=0 if first.hidden is None else first.hidden.shape[-1],
+        embedding_width=0 if first.embedding is None else first.embedding.shape[-1],
+    )
 
 
 def _build_trainer(config: TrainConfig, folder: Path, per_epoch: int, scoring: list[L.Callback]) -> L.Trainer:

@@ -1,0 +1,172 @@
+"""A batch and its teacher's answers: the same from a cache as asked online, refused where they do not fit."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.tiny import build_data, tiny_captioner
+
+from vistill.data.collate import Batch, CaptionRows, Item, collate, replayed_pixels
+from vistill.data.dataset import open_split
+from vistill.data.text import TokenizerConfig, encode, train_tokenizer
+from vistill.distill.answers import Answer, Ask, Text
+from vistill.distill.cache import CacheConfig, TeacherCache
+from vistill.distill.cache_run import run
+from vistill.distill.join import join, kept_answers, online_answers, open_cache
+from vistill.distill.teachers import load_teacher
+from vistill.errors import DataError
+from vistill.models.checkpoint import save_captioner
+from vistill.models.tokens import PAD
+from vistill.models.vision import tower_preprocess
+from vistill.runtime.decode import GenerationConfig
+from vistill.runtime.image import AugmentSpec
+
+ASK = Ask(
+    captions=2,
+    generation=GenerationConfig(num_beams=2, max_new_tokens=6),
+    top_k=4,
+    hidden="all",
+    embedding=True,
+    longest=12,
+)
+CONFIG = CacheConfig(splits=("train",), views=2, seed=3, augment=AugmentSpec(), ask=ASK, batch_size=4)
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """A data set, a teacher on it and its cache."""
+
+    data: Path
+    teacher: Path
+    cache: Path
+
+    def rows(self) -> CaptionRows:
+        table = open_split(self.data, "train")
+        model = tiny_captioner(vocab=20)
+        pixels = replayed_pixels(table, tower_preprocess(model.config.vision), CONFIG.augment, 2, CONFIG.seed)
+        return CaptionRows(table, pixels, TOKENS(self.data), captions=2, longest=12, seed=0)
+
+    def batch(self) -> Batch:
+        rows = self.rows()
+        return collate([rows[1, row] for row in (5, 2, 9, 0)], start=0)
+
+
+def TOKENS(data: Path):  # type: ignore[no-untyped-def]  # noqa: N802
+    texts = [text for texts in open_split(data, "train")["captions"] for text in texts]
+    return train_tokenizer(texts, TokenizerConfig(min_count=1))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("join")
+    data = build_data(folder)
+    tokenizer = TOKENS(data)
+    torch.manual_seed(1)
+    model = tiny_captioner(vocab=tokenizer.get_vocab_size())
+    with torch.no_grad():
+        model.decoder.embed.weight.mul_(20)  # random logits are nearly flat: give it something to say
+    save_captioner(folder / "teacher", model, tokenizer, {})
+    run(folder / "cache", load_teacher(str(folder / "teacher")), data, CONFIG)
+    return World(data, folder / "teacher", folder / "cache")
+
+
+def test_a_cache_answers_as_the_teacher_does_online(world: World) -> None:
+    batch = world.batch()
+    assert {item.view for item in batch.items} == {0, 1}, "clean and augmented views are compared"
+    tokenizer = TOKENS(world.data)
+    cache = TeacherCache.open(world.cache)
+    table = open_split(world.data, "train")
+    wants = ASK.wants()
+    kept = join(batch, kept_answers(cache, "train")(batch.items), tokenizer, wants=wants, longest=12)
+    asked = online_answers(load_teacher(str(world.teacher)), table, CONFIG)(batch.items)
+    online = join(batch, asked, tokenizer, wants=wants, longest=12)
+    assert kept.tokens is not None
+    assert online.tokens is not None
+    assert torch.equal(kept.tokens, online.tokens)
+    for one, other in ((kept.of_gold, online.of_gold), (kept.of_tokens, online.of_tokens)):
+        assert one is not None
+        assert other is not None
+        assert torch.equal(one.ids, other.ids)
+        torch.testing.assert_close(one.logp, other.logp, atol=4e-3, rtol=1e-3)  # kept in half precision
+    torch.testing.assert_close(kept.hidden, online.hidden, atol=2e-3, rtol=1e-3)
+    torch.testing.assert_close(kept.embedding, online.embedding, atol=2e-3, rtol=1e-3)
+
+
+def test_the_top_k_of_a_gold_caption_stand_at_its_positions(world: World) -> None:
+    batch = world.batch()
+    answers = kept_answers(TeacherCache.open(world.cache), "train")(batch.items)
+    taught = join(batch, answers, TOKENS(world.data), wants={"top_k"}, longest=12)
+    assert taught.of_gold is not None
+    for b, item in enumerate(batch.items):
+        for c, shown in enumerate(item.shown):
+            text = answers[b].gold[shown]
+            assert text.top_ids is not None
+            n = len(text.ids)
+            assert batch.tokens[b, c, :n].tolist() == text.ids.tolist()
+            assert (batch.tokens[b, c, n:] == PAD).all()
+            assert taught.of_gold.ids[b, c, : n - 1].tolist() == text.top_ids.tolist()
+            assert torch.isneginf(taught.of_gold.logp[b, c, n - 1 :]).all()
+
+
+def test_one_kept_view_answers_for_every_view(world: World, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, views=1, ask=Ask(captions=1, generation=ASK.generation, longest=12))
+    run(tmp_path / "one", load_teacher(str(world.teacher)), world.data, config)
+    read = kept_answers(TeacherCache.open(tmp_path / "one"), "train")
+    fresh, clean = (Item("x", 3, view, (), ()) for view in (-1, 0))
+    assert read([fresh])[0].captions == read([clean])[0].captions
+
+
+def test_other_token_ids_are_refused() -> None:
+    tokenizer = train_tokenizer(["a red dog"], TokenizerConfig(min_count=1))
+    ids = encode(tokenizer, "a red dog", 12)
+    batch = collate([(Item("x", 0, 0, (0,), (ids,)), np.zeros((3, 4, 4), np.float32))], start=0)
+    k = (np.zeros((4, 2), np.int64), np.zeros((4, 2), np.float32))
+    wrong = Answer(gold=(Text(np.array(ids[::-1]), *k),))
+    short = Answer(gold=(Text(np.array(ids[:3]), k[0][:2], k[1][:2]),))
+    for answer in (wrong, short):
+        with pytest.raises(DataError, match="token ids"):
+            join(batch, [answer], tokenizer, wants={"top_k"}, longest=12)
+
+
+def test_without_log_probabilities_captions_are_spelt_anew() -> None:
+    tokenizer = train_tokenizer(["a red dog runs"], TokenizerConfig(min_count=1))
+    pixels = np.zeros((3, 4, 4), np.float32)
+    batch = collate([(Item(key, 0, 0, (), ()), pixels) for key in "xy"], start=0)
+    answers = [Answer(captions=("A red dog.", "a dog")), Answer(captions=("a zebra runs",))]
+    taught = join(batch, answers, tokenizer, wants={"captions"}, longest=4)
+    assert taught.tokens is not None
+    assert taught.of_tokens is None
+    one, two, three = (encode(tokenizer, text, 4) for text in ("a red dog", "a dog", "a zebra runs"))
+    assert taught.tokens.tolist() == [[one, two], [three, [PAD] * 4]]
+
+
+def _open(world: World, **changes: object) -> TeacherCache:
+    fits = {
+        "wants": {"captions", "top_k", "hidden"},
+        "tokenizer": TOKENS(world.data),
+        "longest": 12,
+        "views": 2,
+        "seed": 3,
+        "augment": AugmentSpec(),
+        **changes,
+    }
+    return open_cache(world.cache, world.data, "train", **fits)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"tokenizer": train_tokenizer(["another"], TokenizerConfig(min_count=1))}, "tokenizer"),
+        ({"longest": 13}, "cut to 12 tokens"),
+        ({"views": 3}, "views"),
+        ({"views": 0}, r"set datamodule\.views=2"),
+        ({"seed": 4}, "seed"),
+        ({"augment": AugmentSpec(flip=0.1)}, "augment"),
+    ],
+)
+def test_a_cache_that_does_not_fit_is_refused(world: World, changes: dict[str, object], reason: str) -> None:
+    assert len(_open(world)) == 48
+    with pytest.raises(DataError, match=reason):
+        _open(world, **changes)
