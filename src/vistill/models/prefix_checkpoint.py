@@ -8,11 +8,6 @@ language/           the language model as `transformers` saves it; `from_pretrai
 
 import dataclasses
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +18,7 @@ from tokenizers import Tokenizer
 
 from vistill.errors import BundleError, ConfigError
 from vistill.models.adopt import require_all_weights
+from vistill.models.folder import read_config, replacing
 from vistill.models.prefix import LanguageConfig, PrefixCaptioner, PrefixConfig, PrefixMapperConfig
 from vistill.models.torchvision_repair import repair_torchvision
 from vistill.models.vision import VisionConfig, tower_preprocess
@@ -37,7 +33,7 @@ def save_prefix_captioner(
     folder: Path, model: PrefixCaptioner, tokenizer: Tokenizer, provenance: dict[str, Any]
 ) -> None:
     """Write the folder; it appears at once under its name, replacing an older one."""
-    with _replacing(folder) as temporary:
+    with replacing(folder) as temporary:
         config = {
             "format": FORMAT,
             "kind": KIND,
@@ -60,7 +56,7 @@ def load_prefix_captioner(folder: Path | str) -> tuple[PrefixCaptioner, Tokenize
     Raises BundleError, naming the file, if something is missing, broken or of another format.
     """
     folder = Path(folder)
-    raw = read_prefix_config(folder)
+    raw = read_config(folder, KIND, FORMAT)
     try:
         config = _config(raw["model"])
         preprocess = Preprocess.from_dict(raw["preprocess"])
@@ -85,21 +81,6 @@ def load_prefix_captioner(folder: Path | str) -> tuple[PrefixCaptioner, Tokenize
         raise BundleError(f"{weights} does not fit its config.json: {', '.join(wrong[:3])}")
     model.load_state_dict(state, strict=False)
     return model.eval(), Tokenizer.from_file(str(folder / "tokenizer.json")), model.config, preprocess
-
-
-def read_prefix_config(folder: Path) -> dict[str, Any]:
-    """config.json of the folder, its format and kind checked. Raises BundleError."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise BundleError(f"{folder} is no vistill checkpoint: it has no config.json")
-    try:
-        raw: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise BundleError(f"{path} is not JSON: {error}") from error
-    if raw.get("format") != FORMAT or raw.get("kind") != KIND:
-        found = f"format {raw.get('format')!r}, kind {raw.get('kind')!r}"
-        raise BundleError(f"{path}: expected format {FORMAT}, kind {KIND!r}, found {found}")
-    return raw
 
 
 def _config(raw: dict[str, Any]) -> PrefixConfig:
@@ -130,25 +111,3 @@ def _load_language(folder: Path) -> Any:
 def _own_weights(model: PrefixCaptioner) -> dict[str, torch.Tensor]:
     """Everything but the language model, whose folder holds it."""
     return {name: t for name, t in model.state_dict().items() if not name.startswith("decoder.language.")}
-
-
-@contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `folder` at the end; nothing is left behind by an error."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as opened:
-                    os.fsync(opened.fileno())
-        temporary.chmod(0o755)
-        old = folder.with_name(f".{folder.name}-old")
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)
-        temporary.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
