@@ -172,7 +172,8 @@ class PrefixDecoder(nn.Module):
 
     def cross_kv(self, memory: Tensor) -> list[KeyValue]:
         """Prefix [B, P, D] -> for each layer its (key, value) [B, h, P, d], which all captions share."""
-        cache = self.language.base_model(inputs_embeds=memory, use_cache=True).past_key_values
+        # no logits are wanted of it; those of one position cost nothing, and any wrapper passes this call on
+        cache = self.language(inputs_embeds=memory, use_cache=True, logits_to_keep=1).past_key_values
         return [(layer.keys, layer.values) for layer in cache.layers]
 
     def forward(self, tokens: Tensor, cross: list[KeyValue]) -> Tensor:
