@@ -132,6 +132,14 @@ def test_a_resumed_run_is_exact(tmp_path: Path, stop: int) -> None:
         assert torch.equal(value, _weights(whole)[name]), name
 
 
+def test_a_part_that_is_not_there_is_named() -> None:
+    module = _module()
+    del module.model.decoder
+    with pytest.raises(ConfigError, match=r"trainer\.thaw\.decoder=2: this model has no decoder"):
+        Thaw(ThawConfig(decoder=2)).on_fit_start(L.Trainer(logger=False), module)
+    Thaw(ThawConfig(encoder=2)).on_fit_start(L.Trainer(logger=False), module)
+
+
 def test_a_schedule_that_learns_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="nothing that learns in the first step"):
         _fit(_module(mapper=False), ThawConfig(encoder=2, decoder=2), 3)

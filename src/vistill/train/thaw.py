@@ -47,7 +47,7 @@ class Thaw(Callback):
     before training stay so. The optimiser is built before anything is frozen here and thus knows every
     parameter that ever learns; AdamW passes over those without a gradient, their moments begin when they
     thaw. DistributedDataParallel, too, is built before: it needs `find_unused_parameters`.
-    Raises ConfigError at the start if nothing at all would learn.
+    Raises ConfigError at the start if nothing at all would learn, or for a part that the model does not have.
     """
 
     def __init__(self, config: ThawConfig) -> None:
@@ -57,12 +57,16 @@ class Thaw(Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         model: Any = pl_module.model
-        self.learning = {
-            part: [p for p in getattr(model, attribute).parameters() if p.requires_grad]
-            for part, attribute in PARTS.items()
-        }
+        self.learning = {}
+        for part, attribute in PARTS.items():
+            if hasattr(model, attribute):
+                self.learning[part] = [p for p in getattr(model, attribute).parameters() if p.requires_grad]
+            elif getattr(self.config, part):
+                raise ConfigError(
+                    f"trainer.thaw.{part}={getattr(self.config, part)}: this model has no {part}"
+                )
         self.now = None
-        held = {id(p) for part in self.config.frozen(0) for p in self.learning[part]}
+        held = {id(p) for part in self.config.frozen(0) for p in self.learning.get(part, ())}
         if all(id(p) in held for p in model.parameters() if p.requires_grad):
             raise ConfigError(f"trainer.thaw: {self.config} leaves nothing that learns in the first step")
 
