@@ -10,8 +10,8 @@ Wang et al., "DiffusionDB: A Large-Scale Prompt Gallery Dataset for Text-to-Imag
                                 (or metadata-large.parquet)
 
 A part is read from its folder if there is one, else from its zip, whose pictures are read where they lie.
-Only pictures that are stored as they are can be; the official zips are written by `shutil.make_archive`, which
-compresses them once more, and have to be unpacked.
+Only pictures that are stored as they are can be; the official zips are written by `shutil.make_archive`,
+which compresses them once more, and have to be unpacked.
 
 One prompt often made several pictures: the split is drawn by sha256(seed, prompt), so they share a split.
 """
