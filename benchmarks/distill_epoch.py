@@ -135,7 +135,7 @@ def measure(
         for start in range(0, len(rows) - size + 1, size)
     ]
     ways: dict[str, Answers] = {
-        "cache": kept_answers(cache, "train"),
+        "cache": kept_answers(cache, ["train"]),
         "online": online_answers(teacher, table, config),
     }
     references = dict(zip(table["key"], table["captions"], strict=True))

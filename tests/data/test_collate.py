@@ -12,6 +12,7 @@ from vistill.data.collate import (
     Item,
     ResumableLoader,
     collate,
+    locate,
     mirror_words,
     online_pixels,
     replayed_pixels,
@@ -83,6 +84,24 @@ def test_more_captions_than_there_are_repeat_evenly(table) -> None:  # type: ign
     texts = [tuple(t) for t in rows[0, 0][0].texts]
     assert len(texts) == 4
     assert all(texts.count(t) == 2 for t in texts)
+
+
+def test_a_picture_without_captions_shows_none(table) -> None:  # type: ignore[no-untyped-def]
+    rows = _rows(table, captions=2, augment=False)
+    rows.texts[1] = []
+    item, _ = rows[0, 1]
+    assert (item.shown, item.texts) == ((), ())
+    batch = collate([rows[0, 0], rows[0, 1]], start=0)
+    assert batch.tokens.shape[:2] == (2, 2)
+    assert (batch.tokens[0, :, 0] == BOS).all()
+    assert (batch.tokens[1] == PAD).all()
+    assert (collate([rows[0, 1]], start=0).tokens == PAD).all()
+
+
+def test_rows_go_on_from_one_part_to_the_next() -> None:
+    assert [locate([2, 0, 3], row) for row in range(5)] == [(0, 0), (0, 1), (2, 0), (2, 1), (2, 2)]
+    with pytest.raises(IndexError, match="row 5"):
+        locate([2, 0, 3], 5)
 
 
 def test_left_and_right_are_swapped_when_mirrored() -> None:

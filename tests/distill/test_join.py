@@ -79,7 +79,7 @@ def test_a_cache_answers_as_the_teacher_does_online(world: World) -> None:
     cache = TeacherCache.open(world.cache)
     table = open_split(world.data, "train")
     wants = ASK.wants()
-    kept = join(batch, kept_answers(cache, "train")(batch.items), tokenizer, wants=wants, longest=12)
+    kept = join(batch, kept_answers(cache, ["train"])(batch.items), tokenizer, wants=wants, longest=12)
     asked = online_answers(load_teacher(str(world.teacher)), table, CONFIG)(batch.items)
     online = join(batch, asked, tokenizer, wants=wants, longest=12)
     assert kept.tokens is not None
@@ -96,7 +96,7 @@ def test_a_cache_answers_as_the_teacher_does_online(world: World) -> None:
 
 def test_the_top_k_of_a_gold_caption_stand_at_its_positions(world: World) -> None:
     batch = world.batch()
-    answers = kept_answers(TeacherCache.open(world.cache), "train")(batch.items)
+    answers = kept_answers(TeacherCache.open(world.cache), ["train"])(batch.items)
     taught = join(batch, answers, TOKENS(world.data), wants={"top_k"}, longest=12)
     assert taught.of_gold is not None
     for b, item in enumerate(batch.items):
@@ -113,7 +113,7 @@ def test_the_top_k_of_a_gold_caption_stand_at_its_positions(world: World) -> Non
 def test_one_kept_view_answers_for_every_view(world: World, tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, views=1, ask=Ask(captions=1, generation=ASK.generation, longest=12))
     run(tmp_path / "one", load_teacher(str(world.teacher)), world.data, config)
-    read = kept_answers(TeacherCache.open(tmp_path / "one"), "train")
+    read = kept_answers(TeacherCache.open(tmp_path / "one"), ["train"])
     fresh, clean = (Item("x", 3, view, (), ()) for view in (-1, 0))
     assert read([fresh])[0].captions == read([clean])[0].captions
 
@@ -152,7 +152,7 @@ def _open(world: World, **changes: object) -> TeacherCache:
         "augment": AugmentSpec(),
         **changes,
     }
-    return open_cache(world.cache, world.data, "train", **fits)  # type: ignore[arg-type]
+    return open_cache(world.cache, world.data, ["train"], **fits)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

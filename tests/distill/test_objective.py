@@ -160,6 +160,24 @@ def test_learns_every_kind_of_answer_and_logs_each_by_name() -> None:
     torch.testing.assert_close(losses["embedding"], (1 - torch.cosine_similarity(embedding, target)).mean())
 
 
+def test_pictures_without_captions_learn_from_the_teacher_alone() -> None:
+    torch.manual_seed(0)
+    model = tiny_captioner(vocab=TOKENIZER.get_vocab_size())
+    both = _batch()
+    half = replace(both, tokens=torch.cat([both.tokens[:1], torch.zeros_like(both.tokens[1:])]))
+    first = Batch(both.keys[:1], both.pixels[:1], 0, both.tokens[:1])
+    config = ObjectiveConfig(bag_of_words=1.0, teacher_cross_entropy=1.0)
+    objective = CaptionObjective(config, TOKENIZER, REFERENCES, _teaching(_taught()))
+    losses = objective(model, replace(half, items=_with_items(both).items))
+    alone = _objective(bag_of_words=1.0)(model, first)
+    torch.testing.assert_close(losses["cross_entropy"], alone["cross_entropy"])
+    torch.testing.assert_close(losses["bag_of_words"], alone["bag_of_words"])
+    taught = objective(model, _with_items(both))["teacher_cross_entropy"]
+    torch.testing.assert_close(losses["teacher_cross_entropy"], taught)
+    nothing = replace(half, tokens=torch.zeros_like(both.tokens), items=_with_items(both).items)
+    assert torch.isfinite(objective.total(objective(model, nothing)))
+
+
 def test_the_projections_learn_and_the_student_learns_through_them() -> None:
     torch.manual_seed(0)
     config = ObjectiveConfig(cross_entropy=0.0, hidden_cosine=1.0)

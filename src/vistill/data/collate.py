@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vistill.data.text import encode, pad
 from vistill.data.views import Views, view_seed
-from vistill.errors import DataError
 from vistill.models.tokens import PAD
 from vistill.runtime.image import AugmentSpec, Preprocess, augment, read_image, to_array
 
@@ -74,7 +73,7 @@ class CaptionRows(Dataset[tuple[Item, NDArray[Any]]]):
     """Pictures with captions; item (epoch, row) is the same however and whenever it is asked for.
 
     In training each picture shows one view and `captions` of its captions, drawn by (seed, epoch, row); with
-    `captions=0` all of them, in order (validation).
+    `captions=0` all of them, in order (validation). A picture without captions shows none.
     """
 
     def __init__(
@@ -89,11 +88,6 @@ class CaptionRows(Dataset[tuple[Item, NDArray[Any]]]):
     ) -> None:
         self.keys: list[str] = list(table["key"])
         self.texts: list[list[str]] = [list(c) for c in table["captions"]]
-        missing = [key for key, texts in zip(self.keys, self.texts, strict=True) if not texts]
-        if missing:
-            raise DataError(
-                f"{len(missing)} pictures have no caption, the first is {missing[0]!r}: leave them out"
-            )
         self.pixels = pixels
         self.tokenizer = tokenizer
         self.captions = captions
@@ -109,7 +103,7 @@ class CaptionRows(Dataset[tuple[Item, NDArray[Any]]]):
         view = self.pixels(row, int(draw.integers(2**31)))
         count = len(self.texts[row])
         shown = list(range(count))
-        if self.captions:
+        if self.captions and count:
             repeats = -(-self.captions // count)
             shown = [int(i) for _ in range(repeats) for i in draw.permutation(count)][: self.captions]
         texts = [self.texts[row][i] for i in shown]
@@ -146,17 +140,32 @@ def replayed_pixels(
     return load
 
 
-def kept_pixels(folder: Path, split: str, views: int) -> PixelSource:
-    """Kept features of a view: one of `views` by the seed, the clean one if there is only one."""
+def kept_pixels(folder: Path, splits: Sequence[str], views: int) -> PixelSource:
+    """Kept features of a view: one of `views` by the seed, the clean one if there is only one.
+
+    Rows go on from one split to the next.
+    """
     cache = Views(folder)
-    arrays = [cache.features(split, view) for view in range(views)]
-    flips = [cache.flipped(split, view) for view in range(views)]
+    arrays = [[cache.features(split, view) for view in range(views)] for split in splits]
+    flips = [[cache.flipped(split, view) for view in range(views)] for split in splits]
+    sizes = [len(views_of[0]) for views_of in arrays]
 
     def load(row: int, seed: int) -> View:
+        part, at = locate(sizes, row)
         number = seed % views
-        return View(arrays[number][row], bool(flips[number][row]), number)
+        return View(arrays[part][number][at], bool(flips[part][number][at]), number)
 
     return load
+
+
+def locate(sizes: Sequence[int], row: int) -> tuple[int, int]:
+    """(part, row in it) of row `row` of parts of these sizes that follow each other. Raises IndexError."""
+    before = 0
+    for part, size in enumerate(sizes):
+        if row < before + size:
+            return part, row - before
+        before += size
+    raise IndexError(f"row {row} after the last of {sum(sizes)}")
 
 
 def mirror_words(text: str) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from vistill.data.collate import Batch, Item, mirror_words
+from vistill.data.collate import Batch, Item, locate, mirror_words
 from vistill.data.text import encode, pad
 from vistill.distill.answers import Answer, Teacher, Text, check_able
 from vistill.distill.asking import tokenizer_hash
@@ -47,12 +47,20 @@ class Taught:
     embedding: Tensor | None = None
 
 
-def kept_answers(cache: TeacherCache, split: str) -> Answers:
-    """Answers read from a cache. One view was kept: it answers for every view; else each for itself."""
+def kept_answers(cache: TeacherCache, splits: Sequence[str]) -> Answers:
+    """Answers read from a cache; rows go on from one split to the next.
+
+    One view was kept: it answers for every view; else each answers for itself.
+    """
     views = cache.config.views
+    sizes = [cache.splits[split] for split in splits]
 
     def read(items: Sequence[Item]) -> list[Answer]:
-        return [cache.read(split, item.row, item.view if views > 1 else 0) for item in items]
+        places = [locate(sizes, item.row) for item in items]
+        return [
+            cache.read(splits[part], row, item.view if views > 1 else 0)
+            for item, (part, row) in zip(items, places, strict=True)
+        ]
 
     return read
 
@@ -138,7 +146,7 @@ def _top_k(texts: Sequence[Sequence[Text]], tokens: Tensor) -> TopK:
 def open_cache(
     folder: Path,
     data: Path,
-    split: str,
+    splits: Sequence[str],
     *,
     wants: Collection[str],
     tokenizer: Tokenizer,
@@ -163,8 +171,7 @@ def open_cache(
         augment=augment,
     )
     reasons = []
-    if split not in cache.splits:
-        reasons.append(f"it holds no split {split!r}")
+    reasons += [f"it holds no split {split!r}" for split in splits if split not in cache.splits]
     if "top_k" in wants and kept.ask.longest < longest:
         reasons.append(f"its texts were cut to {kept.ask.longest} tokens, the student's have up to {longest}")
     if kept.views > 1 and views == 0:

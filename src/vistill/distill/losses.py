@@ -69,7 +69,7 @@ def bag_of_words(logits: Tensor, targets: Tensor) -> Tensor:
     words, averaged over pictures (attribute prediction: Wu et al. 2016, "What value do explicit high level
     concepts have", eq. 2).
     """
-    return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / logits.shape[0]
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / max(1, len(logits))
 
 
 def kl_divergence(

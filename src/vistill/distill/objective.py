@@ -31,7 +31,7 @@ from vistill.errors import ConfigError
 from vistill.metrics.cider import CiderD
 from vistill.models.captioner import Captioner, TorchStepper
 from vistill.models.language import KeyValue
-from vistill.models.tokens import BOS, EOS, SPECIAL
+from vistill.models.tokens import BOS, EOS, PAD, SPECIAL
 from vistill.runtime.decode import GenerationConfig, generate
 
 LOSSES = (
@@ -173,8 +173,9 @@ class CaptionObjective:
             assert of_gold is not None
             out["cross_entropy"] = cross_entropy(of_gold, batch.tokens[..., 1:], self.config.label_smoothing)
         if self.config.bag_of_words:
-            words = torch.nn.functional.linear(memory.mean(1), model.decoder.embed.weight)
-            out["bag_of_words"] = bag_of_words(words + model.word_bias, self.word_shares(batch))
+            told = (batch.tokens != PAD).flatten(1).any(1)  # pictures with captions
+            words = nn.functional.linear(memory[told].mean(1), model.decoder.embed.weight)
+            out["bag_of_words"] = bag_of_words(words + model.word_bias, self.word_shares(batch)[told])
         if samples is not None:
             tokens, rewards = samples
             logits = model.decoder(tokens[..., :-1], cross)
@@ -262,13 +263,12 @@ class CaptionObjective:
 
     def word_shares(self, batch: Batch) -> Tensor:
         """Share of each picture's captions in the batch that hold a token -> [B, V] float."""
-        captions = batch.tokens.shape[1]
         held = torch.zeros(
             *batch.tokens.shape[:2], self.tokenizer.get_vocab_size(), device=batch.tokens.device
         )
         held.scatter_(2, batch.tokens, 1.0)
         held[..., : len(SPECIAL)] = 0
-        return held.sum(1) / captions
+        return held.sum(1) / (batch.tokens != PAD).any(2).sum(1, keepdim=True).clamp_min(1)
 
 
 def _on_one_grid(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

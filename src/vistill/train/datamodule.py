@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L
 from datasets import Dataset as Table
+from datasets import concatenate_datasets
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader
@@ -38,7 +39,7 @@ class DataConfig:
     path: str = "built/flickr8k"
     """Folder that `vistill data build` wrote."""
     train_split: str = "train"
-    """Split to learn from."""
+    """Split to learn from, or several as `train+extra`; those without captions need a teacher's."""
     dev_split: str = "dev"
     """Split to make choices on."""
     num_samples: int = 0
@@ -78,8 +79,17 @@ class CaptionData(L.LightningDataModule):
         self.seed = seed
         self.epochs = epochs
         folder = Path(config.path)
-        self.train_table = _with_captions(open_split(folder, config.train_split))
-        self.dev_table = _with_captions(open_split(folder, config.dev_split))
+        self.train_splits = config.train_split.split("+")
+        self.train_table: Table = concatenate_datasets([open_split(folder, s) for s in self.train_splits])
+        self.dev_table = open_split(folder, config.dev_split)
+        uncaptioned = sum(not captions for captions in self.train_table["captions"])
+        if uncaptioned and not config.teacher:
+            raise ConfigError(
+                f"{uncaptioned} pictures of {config.train_split} have no caption: leave them out, or set "
+                "datamodule.teacher to a cache with captions of theirs"
+            )
+        if not all(self.dev_table["captions"]):
+            raise ConfigError(f"{folder}: pictures of {config.dev_split} without captions cannot be scored")
 
     def train_tokenizer(self) -> Tokenizer:
         """A tokenizer over all train captions."""
@@ -87,8 +97,9 @@ class CaptionData(L.LightningDataModule):
         return train_tokenizer(captions, self.config.tokenizer)
 
     def references(self, table: Table) -> Mapping[str, list[str]]:
-        """{key: captions} of a table."""
-        return dict(zip(table["key"], table["captions"], strict=True))
+        """{key: captions} of the pictures of a table that have some."""
+        pairs = zip(table["key"], table["captions"], strict=True)
+        return {key: captions for key, captions in pairs if captions}
 
     def prepare(
         self, tokenizer: Tokenizer, tower: VisionTower, preprocess: Preprocess, *, frozen: int, longest: int
@@ -101,7 +112,7 @@ class CaptionData(L.LightningDataModule):
         if config.views and frozen:
             self.start = frozen
             folder = Path(config.cache or f"{config.path}-views")
-            views = {config.train_split: config.views, config.dev_split: 1}
+            views = {**dict.fromkeys(self.train_splits, config.views), config.dev_split: 1}
             build_views(
                 folder,
                 Path(config.path),
@@ -112,8 +123,8 @@ class CaptionData(L.LightningDataModule):
                 views=views,
                 seed=self.seed,
             )
-            train = kept_pixels(folder, config.train_split, config.views)
-            dev = kept_pixels(folder, config.dev_split, 1)
+            train = kept_pixels(folder, self.train_splits, config.views)
+            dev = kept_pixels(folder, [config.dev_split], 1)
         else:
             train = online_pixels(self.train_table, preprocess, config.augment)
             if config.views:
@@ -158,15 +169,6 @@ class CaptionData(L.LightningDataModule):
     def val_dataloader(self) -> DataLoader[tuple[Item, NDArray[Any]]]:
         batches = EpochBatches(len(self.dev_rows), self.config.batch_size, shuffle=False, seed=self.seed)
         return DataLoader(self.dev_rows, batch_sampler=batches, collate_fn=partial(collate, start=self.start))
-
-
-def _with_captions(table: Table) -> Table:
-    """The table, after a look that every picture has a caption: kept features go by its rows."""
-    if any(not captions for captions in table["captions"]):
-        raise ConfigError(
-            "some pictures have no caption: build the data set with captions only, or choose another split"
-        )
-    return table
 
 
 def _first(table: Table, count: int) -> Table:

@@ -206,12 +206,13 @@ def _start_model(config: TrainConfig, data: CaptionData) -> tuple[Captioner, Tok
 def _open_teaching(config: TrainConfig, tokenizer: Tokenizer, longest: int) -> Teaching | None:
     """The teacher's cache, if a loss needs it. Raises DataError with the reason if it does not fit."""
     wants, data = config.objective.wants(), config.datamodule
+    splits = data.train_split.split("+")
     if not wants or not data.teacher:
         return None
     cache = open_cache(
         Path(data.teacher),
         Path(data.path),
-        data.train_split,
+        splits,
         wants=wants,
         tokenizer=tokenizer,
         longest=longest,
@@ -219,9 +220,9 @@ def _open_teaching(config: TrainConfig, tokenizer: Tokenizer, longest: int) -> T
         seed=config.trainer.seed,
         augment=data.augment,
     )
-    first = cache.read(data.train_split, 0)
+    first = cache.read(splits[0], 0)
     return Teaching(
-        kept_answers(cache, data.train_split),
+        kept_answers(cache, splits),
         longest,
         hidden_width=0 if first.hidden is None else first.hidden.shape[-1],
         embedding_width=0 if first.embedding is None else first.embedding.shape[-1],
