@@ -110,8 +110,8 @@ def test_left_and_right_are_swapped_when_mirrored() -> None:
 
 def test_collate_pads_texts_and_missing_captions() -> None:
     pixels = np.zeros((3, 4, 4), dtype=np.float16)
-    first = Item("a", 4, 0, (1, 0), ([BOS, 5, 2], [BOS, 2]))
-    second = Item("b", 7, 2, (3,), ([BOS, 6, 7, 2],))
+    first = Item("a", 4, 0, False, (1, 0), ([BOS, 5, 2], [BOS, 2]))
+    second = Item("b", 7, 2, True, (3,), ([BOS, 6, 7, 2],))
     batch = collate([(first, pixels), (second, pixels)], start=2)
     assert batch.items == (first, second)
     assert batch.keys == ("a", "b")

@@ -110,18 +110,43 @@ def test_the_top_k_of_a_gold_caption_stand_at_its_positions(world: World) -> Non
             assert torch.isneginf(taught.of_gold.logp[b, c, n - 1 :]).all()
 
 
-def test_one_kept_view_answers_for_every_view(world: World, tmp_path: Path) -> None:
+def test_one_kept_view_answers_for_every_view(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = load_teacher(str(world.teacher))
+    words = dataclasses.replace(CONFIG, views=1, ask=Ask(captions=0, top_k=2, longest=12))
+    run(tmp_path / "top", teacher, world.data, words)
     config = dataclasses.replace(CONFIG, views=1, ask=Ask(captions=1, generation=ASK.generation, longest=12))
     run(tmp_path / "one", load_teacher(str(world.teacher)), world.data, config)
     read = kept_answers(TeacherCache.open(tmp_path / "one"), ["train"])
-    fresh, clean = (Item("x", 3, view, (), ()) for view in (-1, 0))
+    fresh, clean = (Item("x", 3, view, False, (), ()) for view in (-1, 0))
     assert read([fresh])[0].captions == read([clean])[0].captions
+    cache = TeacherCache.open(tmp_path / "one")
+    monkeypatch.setattr(cache, "read", lambda *place: Answer(captions=("a dog left of a cat",)))
+    mirrored = dataclasses.replace(fresh, mirrored=True)
+    answers = kept_answers(cache, ["train"])([clean, mirrored])
+    assert [answer.captions for answer in answers] == [("a dog left of a cat",), ("a dog right of a cat",)]
+    fits = {"tokenizer": TOKENS(world.data), "longest": 12, "seed": 3}
+    for flip, views in ((0.5, 1), (0.0, 0)):
+        open_cache(
+            tmp_path / "top",
+            world.data,
+            ["train"],
+            wants={"top_k"},
+            views=views,
+            augment=AugmentSpec(flip=flip),
+            **fits,
+        )
+    with pytest.raises(DataError, match="left and right"):
+        open_cache(
+            tmp_path / "top", world.data, ["train"], wants={"top_k"}, views=0, augment=AugmentSpec(), **fits
+        )
 
 
 def test_other_token_ids_are_refused() -> None:
     tokenizer = train_tokenizer(["a red dog"], TokenizerConfig(min_count=1))
     ids = encode(tokenizer, "a red dog", 12)
-    batch = collate([(Item("x", 0, 0, (0,), (ids,)), np.zeros((3, 4, 4), np.float32))], start=0)
+    batch = collate([(Item("x", 0, 0, False, (0,), (ids,)), np.zeros((3, 4, 4), np.float32))], start=0)
     k = (np.zeros((4, 2), np.int64), np.zeros((4, 2), np.float32))
     wrong = Answer(gold=(Text(np.array(ids[::-1]), *k),))
     short = Answer(gold=(Text(np.array(ids[:3]), k[0][:2], k[1][:2]),))
@@ -133,7 +158,7 @@ def test_other_token_ids_are_refused() -> None:
 def test_without_log_probabilities_captions_are_spelt_anew() -> None:
     tokenizer = train_tokenizer(["a red dog runs"], TokenizerConfig(min_count=1))
     pixels = np.zeros((3, 4, 4), np.float32)
-    batch = collate([(Item(key, 0, 0, (), ()), pixels) for key in "xy"], start=0)
+    batch = collate([(Item(key, 0, 0, False, (), ()), pixels) for key in "xy"], start=0)
     answers = [Answer(captions=("A red dog.", "a dog")), Answer(captions=("a zebra runs",))]
     taught = join(batch, answers, tokenizer, wants={"captions"}, longest=4)
     assert taught.tokens is not None

@@ -120,7 +120,7 @@ def _taught(K: int = 3) -> list[Answer]:
 
 
 def _with_items(batch: Batch) -> Batch:
-    items = [Item(key, row, 0, (0, 1), ()) for row, key in enumerate(batch.keys)]
+    items = [Item(key, row, 0, False, (0, 1), ()) for row, key in enumerate(batch.keys)]
     return replace(batch, items=tuple(items))
 
 

@@ -127,6 +127,7 @@ def test_the_commands_teach_and_train(tmp_path: Path) -> None:
         "trainer.max_epochs=1",
         "generation.max_new_tokens=8",
         f"init_from={tmp_path}/teacher/best",
+        "datamodule.augment.flip=0",
         f"datamodule.teacher={out}",
     )
     done = vistill(

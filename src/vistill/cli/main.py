@@ -11,6 +11,7 @@ from vistill.cli.data import app as data
 from vistill.cli.evaluate import evaluate
 from vistill.cli.export import export
 from vistill.cli.score import score
+from vistill.cli.teach import app as teach
 from vistill.cli.train import train
 from vistill.errors import VistillError
 
@@ -60,6 +61,7 @@ def _common(
 
 app.command(short_help="Caption pictures: files, folders, lists.")(caption)
 app.add_typer(data, name="data", short_help="Build data sets and look into them.")
+app.add_typer(teach, name="teach", short_help="Ask a teacher once and keep its answers.")
 app.command(short_help="Train a captioner by an experiment.")(train)
 app.command(short_help="Score captions of COCO-format files.")(score)
 app.command(short_help="Score a model on a data set; write a page.")(evaluate)

@@ -61,6 +61,7 @@ class Item:
     key: str
     row: int
     view: int
+    mirrored: bool
     shown: tuple[int, ...]
     texts: tuple[list[int], ...]
 
@@ -110,7 +111,7 @@ class CaptionRows(Dataset[tuple[Item, NDArray[Any]]]):
         if view.mirrored:
             texts = [mirror_words(text) for text in texts]
         ids = tuple(encode(self.tokenizer, text, self.longest) for text in texts)
-        return Item(self.keys[row], row, view.number, tuple(shown), ids), view.pixels
+        return Item(self.keys[row], row, view.number, view.mirrored, tuple(shown), ids), view.pixels
 
 
 def online_pixels(table: Table, preprocess: Preprocess, spec: AugmentSpec | None) -> PixelSource:

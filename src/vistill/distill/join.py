@@ -1,7 +1,7 @@
 """A batch and its teacher's answers, joined by row and view: numpy records to padded tensors."""
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +58,7 @@ def kept_answers(cache: TeacherCache, splits: Sequence[str]) -> Answers:
     def read(items: Sequence[Item]) -> list[Answer]:
         places = [locate(sizes, item.row) for item in items]
         return [
-            cache.read(splits[part], row, item.view if views > 1 else 0)
+            _turned(cache.read(splits[part], row, item.view if views > 1 else 0), item, views)
             for item, (part, row) in zip(items, places, strict=True)
         ]
 
@@ -76,9 +76,17 @@ def online_answers(teacher: Teacher, table: Table, config: CacheConfig) -> Answe
             image, mirrored = view_of(row["image"], row["key"], item.view if config.views > 1 else 0, config)
             images.append(image)
             gold.append([mirror_words(text) if mirrored else text for text in row["captions"]])
-        return teacher.answer(images, gold, config.ask)
+        answers = teacher.answer(images, gold, config.ask)
+        return [_turned(answer, item, config.views) for answer, item in zip(answers, items, strict=True)]
 
     return ask
+
+
+def _turned(answer: Answer, item: Item, views: int) -> Answer:
+    """The answer to the clean picture, if that is the only view, for a mirrored one: left is right there."""
+    if views > 1 or not item.mirrored:
+        return answer
+    return replace(answer, captions=tuple(map(mirror_words, answer.captions)))
 
 
 def join(
@@ -176,8 +184,13 @@ def open_cache(
         reasons.append(f"its texts were cut to {kept.ask.longest} tokens, the student's have up to {longest}")
     if kept.views > 1 and views == 0:
         reasons.append(f"it holds {kept.views} views of its own: set datamodule.views={kept.views}")
-    if kept.views == 1 and views != 1 and {"hidden"} & set(wants) and kept.ask.hidden == "all":
+    if kept.views == 1 and views != 1 and "hidden" in wants and kept.ask.hidden == "all":
         reasons.append("its patches are those of the clean picture: set datamodule.views=1 or keep views")
+    if kept.views == 1 and views != 1 and "top_k" in wants and augment.flip:
+        reasons.append(
+            "its log-probabilities are those of the clean picture's words, left and right among them: "
+            "set datamodule.views=1 or datamodule.augment.flip=0, or keep views"
+        )
     if problems := cache.problems():
         reasons.append(f"{len(problems)} pictures have no answer, the first: {problems[0].reason}")
     if reasons:

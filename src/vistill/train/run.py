@@ -35,6 +35,7 @@ from vistill.train.datamodule import CaptionData, DataConfig
 from vistill.train.freeze import FreezePolicy, freeze, parameter_table
 from vistill.train.module import CaptionModule
 from vistill.train.optim import OptimConfig
+from vistill.train.thaw import Thaw, ThawConfig
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class TrainerConfig:
     """Lightning's precision: 32-true, bf16-mixed, 16-mixed."""
     encoder: str = "frozen"
     """Which stages of the tower learn: frozen, last-N, full."""
+    thaw: ThawConfig = field(default_factory=ThawConfig)
+    """Steps from which the tower and the decoder learn; frozen before."""
     gradient_clip: float = 1.0
     """Largest norm of the gradient; 0 does not clip."""
     accumulate: int = 1
@@ -236,6 +239,8 @@ def _build_trainer(config: TrainConfig, folder: Path, per_epoch: int, scoring: l
         # Interpolating keeps what does not change as it is; Lightning's own EMA lets frozen weights drift.
         averaging = get_ema_multi_avg_fn(settings.ema)
         callbacks.append(WeightAveraging(use_buffers=False, multi_avg_fn=averaging))
+    if settings.thaw != ThawConfig():
+        callbacks.append(Thaw(settings.thaw))
     callbacks.append(RandomState())
     if not settings.fast_dev_run:
         callbacks.append(KeepLast(folder, settings.checkpoint_every, per_epoch * settings.validate_every))
