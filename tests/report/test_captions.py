@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,15 @@ from PIL import Image
 
 from vistill.errors import DataError, ImageError
 from vistill.metrics.caption import score_captions
-from vistill.report.captions import caption_rows, coco_results, prediction_lines, score_run, to_json
+from vistill.report.captions import (
+    caption_rows,
+    coco_results,
+    fingerprint,
+    measure_speed,
+    prediction_lines,
+    score_run,
+    to_json,
+)
 from vistill.report.captions_page import build_page
 from vistill.report.generate import Caption, Model
 from vistill.report.page import render
@@ -76,11 +85,9 @@ def test_every_picture_gets_its_own_caption_whatever_the_batch() -> None:
 
 
 def test_the_fingerprint_sees_keys_pictures_captions_and_order() -> None:
-    def fingerprint(changed: list[dict[str, Any]], batch_size: int = 3) -> str:
-        return caption_rows(model(), changed, batch_size=batch_size).fingerprint
-
     base = rows(4)
-    assert fingerprint(base) == fingerprint(rows(4), batch_size=1)
+    for size in (1, 3):
+        assert caption_rows(model(), rows(4), batch_size=size).fingerprint == fingerprint(base)
     changes: list[list[dict[str, Any]]] = [
         base[::-1],
         base[:3],
@@ -162,6 +169,33 @@ def test_the_page_shows_best_worst_and_words_that_nobody_said() -> None:
     assert html.count("data:image/jpeg;base64,") == 6
     assert "a red &lt;wall&gt;" in html.lower()
     assert "<wall>" not in html
+
+
+def test_the_time_of_a_picture_is_that_of_one_alone() -> None:
+    speaker = Speaker()
+    found = measure_speed(replace(model(speaker), threads=3), rows(), 4)
+    assert speaker.batches == [1] * 6  # two to warm up
+    assert found is not None
+    assert (found.pictures, found.threads) == (4, 3)
+    assert 0 < found.low_ms <= found.median_ms <= found.high_ms
+    assert measure_speed(model(speaker), rows(), 0) is None
+    assert measure_speed(model(), rows(1), 9).pictures == 1
+
+
+def test_metrics_say_how_large_and_how_fast() -> None:
+    scored = score_run(caption_rows(model(), rows(), batch_size=4))
+    large = replace(model(), parameters=7, bytes=28, trained=({"seed": 3},))
+    metrics = to_json(scored, large, "m", "shapes", "dev", measure_speed(large, rows(), 2))
+    assert (metrics["model"]["parameters"], metrics["model"]["bytes"]) == (7, 28)
+    assert metrics["model"]["trained"] == [{"seed": 3}]
+    assert metrics["speed"]["pictures"] == 2
+    assert to_json(scored, large, "m", "shapes", "dev")["speed"] is None
+
+
+def test_a_model_that_does_not_tell_how_sure_it_is() -> None:
+    quiet = replace(model(), caption=lambda images: [Caption("a wall", None) for _ in images])
+    lines = prediction_lines(score_run(caption_rows(quiet, rows(2), batch_size=2)))
+    assert [json.loads(line)["model_score"] for line in lines] == [None, None]
 
 
 def test_the_page_of_one_picture() -> None:

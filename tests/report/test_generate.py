@@ -91,6 +91,51 @@ def test_the_folder_of_a_run_is_its_best_checkpoint(checkpoint: Path) -> None:
     assert open_model(checkpoint.parent).hash == open_model(checkpoint).hash
 
 
+def test_size_and_origin_are_told(checkpoint: Path) -> None:
+    from vistill.models.checkpoint import load_captioner
+
+    model = open_model(checkpoint, threads=1)
+    whole = load_captioner(checkpoint)[0]
+    assert model.parameters == sum(p.numel() for p in whole.parameters())
+    files = [checkpoint / name for name in ("model.safetensors", "tokenizer.json")]
+    assert model.bytes == sum(len(file.read_bytes()) for file in files)
+    assert model.threads == 1
+    assert [member["seed"] for member in model.trained] == [None]  # it was not trained by a run
+
+
+def test_an_ensemble_of_one_model_twice_says_what_it_says(checkpoint: Path) -> None:
+    one, two = open_model(checkpoint), open_model(f"{checkpoint}+{checkpoint.parent}")
+    assert (two.kind, two.generation, two.preprocess) == ("ensemble", one.generation, one.preprocess)
+    assert two.parameters == 2 * (one.parameters or 0)
+    assert two.hash != one.hash
+    images = pictures(3)
+    for alone, together in zip(one.caption(images), two.caption(images), strict=True):
+        assert together.text == alone.text
+        assert together.score == pytest.approx(alone.score, abs=1e-5)
+
+
+def test_a_member_that_is_no_checkpoint_is_named(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="nothing"):
+        open_model(f"{checkpoint}+{tmp_path / 'nothing'}")
+
+
+def test_a_captioner_of_transformers(tmp_path: Path) -> None:
+    from tests.distill.tiny_teachers import save_vit_gpt2
+
+    from vistill.distill.answers import Ask
+    from vistill.distill.teachers import load_teacher
+    from vistill.runtime.image import read_image
+
+    folder = save_vit_gpt2(tmp_path / "vit-gpt2")
+    model = open_model(folder, max_new_tokens=5, num_beams=2)
+    images = pictures(2)
+    ask = Ask(captions=1, generation=model.generation, gold=False)
+    answers = load_teacher(str(folder)).answer([read_image(image) for image in images], [()] * 2, ask)
+    assert model.caption(images) == [(answer.captions[0], None) for answer in answers]
+    assert (model.parameters or 0) > 1000
+    assert (model.bytes or 0) > 4 * 1000
+
+
 def test_a_folder_of_another_kind_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="no folder"):
         open_model(tmp_path / "missing")

@@ -8,7 +8,12 @@ import typer
 
 def evaluate(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="Checkpoint folder, folder of a run, or exported bundle.")
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="Checkpoint, run or bundle folder; checkpoints joined by + are an ensemble; folder of a "
+            "captioner of transformers.",
+        ),
     ],
     data: Annotated[Path, typer.Option(help="Folder that `vistill data build` wrote.")],
     split: Annotated[str, typer.Option(help="Split to score: train, dev, test or extra.")] = "dev",
@@ -19,6 +24,9 @@ def evaluate(
     length_penalty: Annotated[float | None, typer.Option(help="Above 1 favours longer captions.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures that go through the model together.")] = 16,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; else one for each CPU.")] = None,
+    time_pictures: Annotated[
+        int, typer.Option(min=0, help="Pictures captioned one at a time for the time of one; 0 skips it.")
+    ] = 32,
     pictures: Annotated[int, typer.Option(min=0, help="Best, worst and other pictures shown, each.")] = 24,
     coco: Annotated[Path | None, typer.Option(help="Write the captions as a COCO results file too.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of a table.")] = False,
@@ -37,6 +45,7 @@ def evaluate(
     from vistill.report.captions import (
         caption_rows,
         coco_results,
+        measure_speed,
         prediction_lines,
         score_run,
         to_json,
@@ -57,8 +66,9 @@ def evaluate(
         run = caption_rows(
             opened, rows, batch_size=batch_size, progress=lambda done: progress.update(task, completed=done)
         )
+    speed = measure_speed(opened, rows, time_pictures)
     scored = score_run(run)
-    metrics = to_json(scored, opened, display_name(model), data.resolve().name, split)
+    metrics = to_json(scored, opened, display_name(model), data.resolve().name, split, speed)
 
     folder = out or Path("runs") / "evaluate" / f"{display_name(model)}-{split}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,7 +87,9 @@ def evaluate(
     typer.echo(f"{folder / 'report.html'}", err=True)
 
 
-def display_name(model: Path) -> str:
+def display_name(model: str) -> str:
     """A model's name for titles and folders: that of its folder, with the run's name before `best`."""
-    folder = model.resolve()
+    if not Path(model).exists() and "+" in model:
+        return "+".join(display_name(part) for part in model.split("+"))
+    folder = Path(model).resolve()
     return f"{folder.parent.name}-{folder.name}" if folder.name in ("best", "last") else folder.name

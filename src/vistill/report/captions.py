@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,7 +18,7 @@ from vistill.metrics.caption import score_captions
 from vistill.metrics.diversity import diversity
 from vistill.metrics.ptb import tokenize
 from vistill.provenance import environment, git_revision
-from vistill.report.generate import Model
+from vistill.report.generate import Caption, Model
 
 FORMAT = 1
 VARIETY = ("vocabulary", "mean_length", "distinct_captions", "distinct_1", "distinct_2", "repetition")
@@ -33,7 +33,7 @@ class Run:
 
     keys: list[str]
     captions: list[str]
-    model_scores: list[float]
+    model_scores: list[float | None]
     references: list[list[str]]
     seconds: float
     fingerprint: str
@@ -51,15 +51,14 @@ def caption_rows(
         raise DataError("there is no picture to evaluate")
     digest = hashlib.sha256()
     keys: list[str] = []
-    found = []
+    found: list[Caption] = []
     references: list[list[str]] = []
     seconds = 0.0
     for start in range(0, len(rows), batch_size):
         batch = [rows[i] for i in range(start, min(start + batch_size, len(rows)))]
         for row in batch:
             _check(row)
-            digest.update(json.dumps([row["key"], list(row["captions"])]).encode())
-            digest.update(hashlib.sha256(row["image"]).digest())
+            digest.update(_print(row))
         began = time.perf_counter()
         try:
             found.extend(model.caption([row["image"] for row in batch]))
@@ -77,9 +76,53 @@ def caption_rows(
     )
 
 
+def fingerprint(rows: Iterable[Mapping[str, Any]]) -> str:
+    """sha256 (hex) over keys, references and pictures, as a `Run` has it."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(_print(row))
+    return digest.hexdigest()
+
+
+def _print(row: Mapping[str, Any]) -> bytes:
+    words = json.dumps([row["key"], list(row["captions"])]).encode()
+    return words + hashlib.sha256(row["image"]).digest()
+
+
 def _check(row: Mapping[str, Any]) -> None:
     if not row["captions"]:
         raise DataError(f"picture {row['key']!r} has no caption to compare with; choose a split that has")
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Milliseconds from an encoded picture to its caption, one picture at a time: median and quartiles."""
+
+    pictures: int
+    threads: int | None
+    median_ms: float
+    low_ms: float
+    high_ms: float
+
+
+def measure_speed(model: Model, rows: Rows, count: int) -> Speed | None:
+    """Caption `count` pictures one by one after two to warm up, spread over `rows`; None for count 0.
+
+    Each is one that `caption_rows` could read. The median bears a machine that is busy now and then.
+    """
+    if not count:
+        return None
+    chosen = np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int).tolist()
+    times = []
+    for number in [*chosen[:2], *chosen]:
+        image = rows[number]["image"]
+        began = time.perf_counter()
+        model.caption([image])
+        times.append(1000 * (time.perf_counter() - began))
+    low, median, high = (
+        round(float(q), 3) for q in np.quantile(times[min(2, len(chosen)) :], [0.25, 0.5, 0.75])
+    )
+    return Speed(len(chosen), model.threads, median, low, high)
 
 
 @dataclass(frozen=True)
@@ -111,13 +154,17 @@ def score_run(run: Run) -> Scored:
     return Scored(run, figures, pictures, variety)
 
 
-def to_json(scored: Scored, model: Model, name: str, data: str, split: str) -> dict[str, Any]:
-    """What metrics.json holds."""
+def to_json(
+    scored: Scored, model: Model, name: str, data: str, split: str, speed: Speed | None = None
+) -> dict[str, Any]:
+    """What metrics.json holds; `parameters`, `bytes`, `trained` and `speed` joined format 1 later."""
     run = scored.run
+    who = {"name": name, "kind": model.kind, "sha256": model.hash, "preprocess": model.preprocess}
+    who |= {"parameters": model.parameters, "bytes": model.bytes, "trained": list(model.trained)}
     return {
         "format": FORMAT,
         "task": "caption",
-        "model": {"name": name, "kind": model.kind, "sha256": model.hash, "preprocess": model.preprocess},
+        "model": who,
         "data": {
             "name": data,
             "split": split,
@@ -128,6 +175,7 @@ def to_json(scored: Scored, model: Model, name: str, data: str, split: str) -> d
         "generation": asdict(model.generation),
         "scores": scored.figures,
         "variety": scored.variety,
+        "speed": asdict(speed) if speed else None,
         "seconds": round(run.seconds, 3),
         "pictures_per_second": round(len(run.keys) / run.seconds, 2),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -145,7 +193,7 @@ def prediction_lines(scored: Scored) -> list[str]:
             {
                 "key": key,
                 "caption": run.captions[i],
-                "model_score": round(run.model_scores[i], 4),
+                "model_score": _rounded(run.model_scores[i]),
                 "references": run.references[i],
                 "scores": {name: round(float(values[i]), 3) for name, values in scored.pictures.items()},
             },
@@ -153,6 +201,10 @@ def prediction_lines(scored: Scored) -> list[str]:
         )
         for i, key in enumerate(run.keys)
     ]
+
+
+def _rounded(score: float | None) -> float | None:
+    return None if score is None else round(score, 4)
 
 
 def coco_results(run: Run) -> list[dict[str, str | int]]:

@@ -1,7 +1,12 @@
-"""Captions of a data set's pictures by a checkpoint or a bundle: same preprocessing, same decode loop."""
+"""Captions of a data set's pictures by a model: same preprocessing, same decode loop.
+
+What can be opened: a checkpoint or the folder of a run; several of these joined with `+`, an ensemble whose
+probabilities are averaged; a bundle; the folder of a captioner of `transformers`.
+"""
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +20,13 @@ BUNDLE = "manifest.json"
 
 
 class Caption(NamedTuple):
-    """What a model says about a picture and how sure it is: sum(log p) / length ** length_penalty."""
+    """What a model says about a picture and how sure it is: sum(log p) / length ** length_penalty.
+
+    A captioner of `transformers` does not tell how sure it is.
+    """
 
     text: str
-    score: float
+    score: float | None
 
 
 @dataclass(frozen=True)
@@ -27,62 +35,97 @@ class Model:
 
     caption: Callable[[Sequence[bytes]], list[Caption]]
     kind: str
-    """`checkpoint` or `bundle`."""
+    """`checkpoint`, `ensemble`, `bundle` or the kind of a teacher."""
     generation: GenerationConfig
     hash: str
     """sha256 over the files that decide what it says (weights or graphs, and the tokenizer)."""
     preprocess: dict[str, Any]
+    parameters: int | None = None
+    """None where the model does not tell."""
+    bytes: int | None = None
+    """Size of the files of `hash`; None if unknown."""
+    threads: int | None = None
+    """Threads that it computes with; None if unknown."""
+    trained: tuple[dict[str, Any], ...] = ()
+    """For each member: run, seed, fingerprints of its data, git revision; as far as its provenance says."""
 
 
-def open_model(folder: Path, threads: int | None = None, **overrides: Any) -> Model:
-    """Open a checkpoint folder or a bundle folder, whichever `folder` is.
+def open_model(model: Path | str, threads: int | None = None, **overrides: Any) -> Model:
+    """Open what `model` names, see the top of this file.
 
     overrides: fields of GenerationConfig that replace the model's own, None leaves one alone. Raises
-    BundleError if the folder is neither, ConfigError for a generation setting out of range.
+    BundleError if it is nothing of that kind, ConfigError for a generation setting out of range.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
+    folder = Path(model)
+    if not folder.exists() and "+" in str(model):
+        return _open_checkpoints([_checkpoint(Path(part)) for part in str(model).split("+")], threads, given)
     if (folder / BUNDLE).is_file():
         return _open_bundle(folder, threads, given)
+    if _is_foreign(folder):
+        return _open_foreign(folder, threads, given)
+    return _open_checkpoints([_checkpoint(folder)], threads, given)
+
+
+def _checkpoint(folder: Path) -> Path:
+    """The checkpoint folder that `folder` is or, if it is a run's, holds. Raises BundleError."""
     if (folder / "best" / CHECKPOINT).is_file():  # the folder of a run, which has its own config.json
-        return _open_checkpoint(folder / "best", threads, given)
+        return folder / "best"
     if (folder / CHECKPOINT).is_file():
-        return _open_checkpoint(folder, threads, given)
+        return folder
     problem = "holds neither" if folder.is_dir() else "is no folder; expected one with"
     raise BundleError(f"{folder}: {problem} {CHECKPOINT} (a checkpoint) nor {BUNDLE} (a bundle)")
 
 
-def _open_checkpoint(folder: Path, threads: int | None, given: dict[str, Any]) -> Model:
+def _open_checkpoints(folders: list[Path], threads: int | None, given: dict[str, Any]) -> Model:
+    """One checkpoint, or several as an ensemble that decodes as its first member was trained to."""
     import numpy as np
     import torch
 
-    from vistill.models.captioner import TorchStepper
-    from vistill.models.checkpoint import load_captioner, read_config
+    from vistill.distill.vistill_teachers import CheckpointTeacher, ensemble_stepper
+    from vistill.models.captioner import parameter_count
+    from vistill.models.checkpoint import read_config
     from vistill.models.tokens import BOS, EOS
     from vistill.runtime.decode import generate
     from vistill.runtime.image import preprocess
 
     if threads:
         torch.set_num_threads(threads)
-    model, tokenizer, _, spec = load_captioner(folder)
-    trained = read_config(folder).get("provenance", {}).get("config", {}).get("generation", {})
-    config = configure(GenerationConfig(**trained), given)
+    provenances = [read_config(folder).get("provenance", {}) for folder in folders]
+    members = CheckpointTeacher(folders).members
+    models = [member.model for member in members]
+    config = configure(GenerationConfig(**provenances[0].get("config", {}).get("generation", {})), given)
 
     @torch.inference_mode()
     def caption(images: Sequence[bytes]) -> list[Caption]:
-        pixels = torch.from_numpy(np.stack([preprocess(image, spec) for image in images]))
-        searched = generate(
-            TorchStepper(model, model.vision(pixels)), len(images), bos=BOS, eos=EOS, config=config
-        )
+        memories = []
+        for member in members:
+            pixels = np.stack([preprocess(image, member.preprocess) for image in images])
+            memories.append(member.model.vision(torch.from_numpy(pixels)))
+        searched = generate(ensemble_stepper(models, memories), len(images), bos=BOS, eos=EOS, config=config)
         best = [hypotheses[0] for hypotheses in searched]
-        texts = tokenizer.decode_batch([list(hypothesis.tokens) for hypothesis in best])
+        texts = members[0].tokenizer.decode_batch([list(hypothesis.tokens) for hypothesis in best])
         return [Caption(text.strip(), found.score) for text, found in zip(texts, best, strict=True)]
 
-    files = [folder / "model.safetensors", folder / "tokenizer.json"]
-    return Model(caption, "checkpoint", config, hash_files(files), spec.to_dict())
+    files = [folder / name for folder in folders for name in ("model.safetensors", "tokenizer.json")]
+    treats = [member.preprocess.to_dict() for member in members]
+    same = all(treat == treats[0] for treat in treats)
+    return Model(
+        caption,
+        "checkpoint" if len(folders) == 1 else "ensemble",
+        config,
+        hash_files(files),
+        treats[0] if same else {"members": treats},
+        parameters=parameter_count(models),
+        bytes=_size(files),
+        threads=torch.get_num_threads(),
+        trained=tuple(_trained(provenance) for provenance in provenances),
+    )
 
 
 def _open_bundle(folder: Path, threads: int | None, given: dict[str, Any]) -> Model:
     from vistill.runtime.pipelines import Captioner
+    from vistill.runtime.sessions import available_cpus
 
     captioner = Captioner(folder, threads=threads, **given, num_return=1)
 
@@ -90,7 +133,79 @@ def _open_bundle(folder: Path, threads: int | None, given: dict[str, Any]) -> Mo
         return [Caption(found[0].text, found[0].score) for found in captioner.caption(list(images))]
 
     files = [folder / entry.file for entry in captioner.manifest.files.values()]
-    return Model(caption, "bundle", captioner.generation, hash_files(files), captioner.preprocess.to_dict())
+    provenance = captioner.manifest.provenance
+    return Model(
+        caption,
+        "bundle",
+        captioner.generation,
+        hash_files(files),
+        captioner.preprocess.to_dict(),
+        parameters=provenance.get("export", {}).get("parameters"),
+        bytes=_size(files),
+        threads=threads or available_cpus(),
+        trained=(_trained(provenance),),
+    )
+
+
+def _open_foreign(folder: Path, threads: int | None, given: dict[str, Any]) -> Model:
+    """A captioner of `transformers` in a local folder: as a teacher it knows how to caption."""
+    import torch
+
+    from vistill.distill.answers import Ask
+    from vistill.distill.teachers import load_teacher
+    from vistill.runtime.image import read_image
+
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        teacher = load_teacher(str(folder))
+    except ConfigError as error:
+        raise BundleError(f"{folder / CHECKPOINT}: no captioner can be made of it: {error}") from error
+    config = configure(GenerationConfig(), given)
+    ask = Ask(captions=1, generation=config, gold=False)
+    who = teacher.identity
+
+    def caption(images: Sequence[bytes]) -> list[Caption]:
+        answers = teacher.answer([read_image(image) for image in images], [()] * len(images), ask)
+        return [Caption(answer.captions[0], None) for answer in answers]
+
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    return Model(
+        caption,
+        who.kind,
+        config,
+        hashlib.sha256(f"{who.weights} {who.tokenizer}".encode()).hexdigest(),
+        {"sha256": who.preprocess},
+        parameters=who.details.get("parameters"),
+        bytes=_size(files) or None,
+        threads=torch.get_num_threads(),
+    )
+
+
+def _is_foreign(folder: Path) -> bool:
+    """Whether config.json is one of `transformers`: it names a type or a class, and no kind of ours."""
+    path = folder / CHECKPOINT
+    if (folder / "best" / CHECKPOINT).is_file() or not path.is_file():
+        return False
+    try:
+        raw = json.loads(path.read_text("utf-8"))
+    except ValueError:
+        return False  # opened as a checkpoint it is an error that names the file
+    return isinstance(raw, dict) and "kind" not in raw and bool({"model_type", "architectures"} & set(raw))
+
+
+def _trained(provenance: Any) -> dict[str, Any]:
+    config = provenance.get("config", {})
+    return {
+        "run": config.get("name", ""),
+        "seed": config.get("trainer", {}).get("seed"),
+        "data": provenance.get("data", {}),
+        "git": provenance.get("git", ""),
+    }
+
+
+def _size(files: Sequence[Path]) -> int:
+    return sum(file.stat().st_size for file in files)
 
 
 def configure(config: GenerationConfig, given: dict[str, Any]) -> GenerationConfig:
