@@ -12,6 +12,7 @@ What the answers are:
 
 import inspect
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -77,6 +78,9 @@ class PromptedTeacher:
             ) from error
         before = probe["input_ids"][0, -1] if "input_ids" in probe else self.begin
         self.marks = Marks(int(before), ends, int(pad))
+        # a text that holds the placeholder of a picture would ask for a second picture
+        placeholders = (getattr(config, name, None) for name in ("image_token_id", "image_token_index"))
+        self.never = sorted({int(token) for token in placeholders if token is not None})
         self.keeps_few = "logits_to_keep" in inspect.signature(self.model.forward).parameters
         self.vocab_size = int(self.model.get_output_embeddings().weight.shape[0])
         self.can = frozenset({"captions"} | ({"top_k"} if _reads_text(config, probe) else set()))
@@ -98,7 +102,7 @@ class PromptedTeacher:
                 [images[i] for i in places],
                 ask,
                 self.marks,
-                lambda rows, settings, group=group: self._generate(group[rows], settings),
+                partial(self._generate, group),
             )
             for place, rows in zip(places, found, strict=True):
                 generated[place] = rows
@@ -108,7 +112,7 @@ class PromptedTeacher:
         ]
 
     def _answer(self, inputs: Inputs, generated: Sequence[Ids], gold: Sequence[str], ask: Ask) -> Answer:
-        known = [gold_ids(self.tokenizer, text, self.marks, ask.longest) for text in gold]
+        known = [gold_ids(self.tokenizer, text, self.marks, ask.longest, self.never) for text in gold]
         rows = [*known, *(row[: ask.longest] for row in generated)]
         texts = self._texts(inputs, rows, ask.top_k) if ask.top_k and rows else [as_text(row) for row in rows]
         return Answer(
@@ -128,11 +132,16 @@ class PromptedTeacher:
             for key, value in inputs.items()
         }
 
-    def _generate(self, group: Sequence[Inputs], settings: Mapping[str, Any]) -> Any:
+    def _generate(self, group: Sequence[Inputs], rows: slice, settings: Mapping[str, Any]) -> Any:
         """Generation for pictures of the same shapes; of the prompt only its last token stays in the ids."""
-        joined = _join(group)
+        joined = _join(group[rows])
+        never = {*self.never, *(self.model.generation_config.suppress_tokens or ())}
         out = self.model.generate(
-            **joined, eos_token_id=list(self.marks.ends), pad_token_id=self.marks.pad, **settings
+            **joined,
+            eos_token_id=list(self.marks.ends),
+            pad_token_id=self.marks.pad,
+            suppress_tokens=sorted(never) or None,
+            **settings,
         )
         ids = out if isinstance(out, Tensor) else out.sequences
         prompt = joined.get("input_ids")

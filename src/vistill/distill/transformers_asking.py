@@ -94,9 +94,12 @@ def trim(row: Ids, ends: Sequence[int]) -> Ids:
     return row
 
 
-def gold_ids(tokenizer: Any, text: str, marks: Marks, longest: int) -> Ids:
-    """Ids of a gold caption between marks, cut to `longest` ids; a cut caption has no end mark."""
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+def gold_ids(tokenizer: Any, text: str, marks: Marks, longest: int, never: Sequence[int] = ()) -> Ids:
+    """Ids of a gold caption between marks, those of `never` left out, cut to `longest` ids.
+
+    A cut caption has no end mark.
+    """
+    ids = [token for token in tokenizer(text, add_special_tokens=False)["input_ids"] if token not in never]
     return [marks.begin, *ids, marks.ends[0]][:longest]
 
 

@@ -5,8 +5,8 @@ What their answers are:
                 members side by side, [N, sum of D]
     embedding   the mean of that memory over the patches
     top_k       the decoder's own distribution, of an ensemble the mean of the members' probabilities. While
-                captions are made <pad>, <bos> and <unk> are forbidden; here they keep their probabilities,
-                except that a bundle's graph forbids them always.
+                captions are made <pad>, <bos> and <unk> are forbidden (to each member, before the mean is
+                taken); here they keep their probabilities, except that a bundle's graph forbids them always.
 """
 
 import math
