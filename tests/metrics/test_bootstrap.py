@@ -5,7 +5,16 @@ import pytest
 
 from vistill.errors import ConfigError, DataError
 from vistill.metrics.bleu import bleu_counts, bleu_of_sums
-from vistill.metrics.bootstrap import _resampled, _weights, compare, intervals
+from vistill.metrics.bootstrap import (
+    _resampled,
+    _weights,
+    compare,
+    compare_drawn,
+    draw,
+    intervals,
+    intervals_drawn,
+    share_drawn,
+)
 from vistill.metrics.caption import NAMES, CaptionScores, score_captions
 
 WORDS = "a red blue dog cat man runs sleeps on the grass street".split()
@@ -95,6 +104,72 @@ def test_the_pairing_makes_small_differences_visible() -> None:
     alone = intervals(first, 500)["CIDEr"]
     assert alone.low < second.corpus["CIDEr"] < alone.high
     assert compare(first, second, 500)["CIDEr"].difference.low > 0
+
+
+def trained(shares: tuple[float, ...], pictures: int = 100, shift: int = 0) -> list[CaptionScores]:
+    """One system trained with several seeds: other captions for the same pictures."""
+    _, references = made_up(pictures, 0)
+    found = []
+    for number, share in enumerate(shares):
+        rng = np.random.default_rng(100 + shift + number)
+        candidates = {
+            key: texts[0] if rng.random() < share else " ".join(rng.choice(WORDS, 7))
+            for key, texts in references.items()
+        }
+        found.append(score_captions(candidates, references))
+    return found
+
+
+def test_one_seed_is_drawn_as_pictures_are() -> None:
+    one, other = trained((0.3, 0.5))
+    assert intervals_drawn(draw([one], 200)) == intervals(one, 200)
+    assert compare_drawn(draw([one], 200), draw([other], 200, stream=4)) == compare(one, other, 200)
+
+
+def test_seeds_widen_an_interval_by_their_own_variance() -> None:
+    seeds = trained((0.1, 0.3, 0.5), 400)
+    drawn = draw(seeds, 4000)
+    values = np.array([scores.corpus["ROUGE-L"] for scores in seeds])
+    assert drawn.corpus["ROUGE-L"] == pytest.approx(values.mean())
+    per_picture = np.mean([scores.per_picture["ROUGE-L"] for scores in seeds], axis=0)
+    # of a mean over pictures and seeds that were both drawn; the seeds' part is far the larger here
+    variance = values.var(ddof=1) / 3 + per_picture.var() / 400
+    assert drawn.samples["ROUGE-L"].std() == pytest.approx(np.sqrt(variance), rel=0.05)
+
+
+def test_equal_seeds_add_nothing() -> None:
+    one = scored(50)
+    np.testing.assert_allclose(draw([one] * 3, 50).samples["CIDEr"], draw([one], 50).samples["CIDEr"])
+
+
+def test_systems_draw_their_seeds_independently() -> None:
+    seeds = trained((0.1, 0.5))
+    same = compare_drawn(draw(seeds, 300), draw(seeds, 300))["CIDEr"].difference
+    assert (same.low, same.high) == (0, 0)  # one system with itself
+    other = compare_drawn(draw(seeds, 300), draw(seeds, 300, stream=1))["CIDEr"]
+    assert other.difference.low < 0 < other.difference.high
+    assert other.difference.value == 0
+
+
+def test_the_share_of_a_score() -> None:
+    whole, part = draw(trained((0.6, 0.7)), 300), draw(trained((0.2, 0.25), shift=9), 300, stream=1)
+    found = share_drawn(whole, part, "CIDEr")
+    assert found is not None
+    assert found.value == pytest.approx(part.corpus["CIDEr"] / whole.corpus["CIDEr"])
+    assert 0 < found.low < found.value < found.high < 1
+    nothing = draw([score_captions({"0": "x", "1": "y"}, {"0": ["a dog"], "1": ["a cat"]})], 5)
+    assert share_drawn(nothing, nothing, "CIDEr") is None
+
+
+def test_draws_that_cannot_be_paired() -> None:
+    drawn = draw([scored(20)], 50)
+    for other in (draw([scored(21)], 50), draw([scored(20)], 50, seed=1), draw([scored(20)], 60)):
+        with pytest.raises(DataError, match="same pictures"):
+            compare_drawn(drawn, other)
+    with pytest.raises(DataError, match="seeds of one system"):
+        draw([scored(20), scored(21)], 50)
+    with pytest.raises(DataError, match="no scores"):
+        draw([])
 
 
 def test_errors() -> None:

@@ -4,9 +4,13 @@ A resample draws as many pictures as there are, with replacement. ROUGE-L and CI
 the scores that its pictures have in the whole set; for CIDEr that keeps the document frequencies of the whole
 set. BLEU is computed anew from the summed counts of the resample. An interval tells how far the score would
 move with other pictures of the same kind; it knows nothing of another training run or of other references.
+
+A system that was trained with S seeds is drawn twice (`draw`): the pictures, then S of its seeds, with
+replacement and for each system on its own. The variance of few seeds drawn that way is too small, by (S - 1) / S;
+their deviations are stretched by the root of its inverse (Rao and Wu 1988).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,19 +60,86 @@ def compare(
 
     Raises DataError unless both were scored on the same pictures in the same order.
     """
-    _check(samples, level)
-    if first.keys != second.keys:
-        raise DataError("a paired comparison needs scores of the same pictures in the same order for both")
-    ours, theirs = _resampled(first, samples, seed), _resampled(second, samples, seed)
+    return compare_drawn(draw([first], samples, seed), draw([second], samples, seed), level)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A system, its seeds averaged, on the whole set and on R resamples: `samples` is float64 [R] a score."""
+
+    keys: tuple[str, ...]
+    corpus: dict[str, float]
+    samples: dict[str, Floats]
+    seed: int
+
+
+def draw(seeds: Sequence[CaptionScores], samples: int = 1000, seed: int = 0, stream: int = 0) -> Drawn:
+    """Resample the pictures and seeds of one system; `seeds` holds its scores with S training seeds.
+
+    The same `seed` draws the same pictures for every system, which pairs them. Each system should have a `stream`
+    of its own: it draws training seeds, which have nothing to do with each other in different systems.
+    Raises DataError unless all seeds were scored on the same pictures in the same order.
+    """
+    _check(samples, 0.5)
+    if not seeds:
+        raise DataError("there are no scores to draw from")
+    if any(scores.keys != seeds[0].keys for scores in seeds):
+        raise DataError("seeds of one system need scores of the same pictures in the same order")
+    each = [_resampled(scores, samples, seed) for scores in seeds]
+    count = len(seeds)
+    chosen = np.random.default_rng([seed, 1 + stream]).integers(count, size=(samples, count))
+    corpus, drawn = {}, {}
+    for name in each[0]:
+        values = np.stack([one[name] for one in each], axis=1)  # [samples, S]
+        middle = values.mean(axis=1)
+        corpus[name] = float(np.mean([scores.corpus[name] for scores in seeds]))
+        if count == 1:
+            drawn[name] = middle
+            continue
+        moved = np.take_along_axis(values, chosen, axis=1).mean(axis=1) - middle
+        drawn[name] = middle + np.sqrt(count / (count - 1)) * moved
+    return Drawn(seeds[0].keys, corpus, drawn, seed)
+
+
+def intervals_drawn(system: Drawn, level: float = 0.95) -> dict[str, Interval]:
+    """Interval of every score of a system."""
+    _check(2, level)
+    return {name: _interval(system.corpus[name], drawn, level) for name, drawn in system.samples.items()}
+
+
+def compare_drawn(first: Drawn, second: Drawn, level: float = 0.95) -> dict[str, Comparison]:
+    """Second minus first, paired by pictures. Raises DataError unless both drew the same pictures."""
+    _check_paired(first, second, level)
     out = {}
-    for name in ours:
-        if name in theirs:
-            difference = theirs[name] - ours[name]
+    for name, ours in first.samples.items():
+        if name in second.samples:
+            difference = second.samples[name] - ours
             value = second.corpus[name] - first.corpus[name]
             beyond = min(int((difference <= 0).sum()), int((difference >= 0).sum()))
-            p = min(1.0, 2 * (beyond + 1) / (samples + 1))
+            p = min(1.0, 2 * (beyond + 1) / (len(difference) + 1))
             out[name] = Comparison(_interval(value, difference, level), p)
     return out
+
+
+def share_drawn(whole: Drawn, part: Drawn, name: str, level: float = 0.95) -> Interval | None:
+    """The score `name` of `part` as a share of that of `whole`, paired by pictures; None if that has 0.
+
+    Raises DataError unless both drew the same pictures.
+    """
+    _check_paired(whole, part, level)
+    if whole.corpus[name] <= 0 or bool((whole.samples[name] <= 0).any()):
+        return None
+    shares = part.samples[name] / whole.samples[name]
+    return _interval(part.corpus[name] / whole.corpus[name], shares, level)
+
+
+def _check_paired(first: Drawn, second: Drawn, level: float) -> None:
+    _check(2, level)
+    same = first.seed == second.seed and all(
+        len(drawn) == len(second.samples.get(name, drawn)) for name, drawn in first.samples.items()
+    )
+    if first.keys != second.keys or not same:
+        raise DataError("a paired comparison needs scores of the same pictures in the same order for both")
 
 
 def _check(samples: int, level: float) -> None:
