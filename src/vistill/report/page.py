@@ -73,31 +73,44 @@ class Page:
 
 def render(page: Page) -> str:
     """The page as HTML text, UTF-8 when written."""
-    style = resources.files("vistill.report").joinpath("page.css").read_text(encoding="utf-8")
     links = [("scores", "Scores"), ("variety", "Distributions"), *((g.name, g.title) for g in page.galleries)]
-    navigation = "".join(f'<a href="#{escape(name)}">{escape(title)}</a>' for name, title in links)
     panels = "".join(render_panel(panel) for panel in page.panels)
+    parts = [
+        f'<div class="tiles">{"".join(render_tile(figure) for figure in page.headline)}</div>',
+        '<h2 id="scores">Scores</h2>',
+        '<p class="soft">With 95% intervals: the pictures drawn again 1,000 times with replacement.</p>'
+        if any(figure.high > figure.low for figure in page.figures)
+        else "",
+        f'<div class="panel">{figure_table(page.figures)}</div>',
+        f'<h2 id="variety">Distributions</h2><div class="panels">{panels}</div>',
+        *(render_gallery(gallery) for gallery in page.galleries),
+        render_details("How this was measured", page.details),
+    ]
+    return document(page.title, page.subtitle, links, parts)
+
+
+def document(title: str, subtitle: str, links: Sequence[tuple[str, str]], parts: Sequence[str]) -> str:
+    """A whole page around `parts`, which are HTML; `links` are (anchor, title) of its sections."""
+    style = resources.files("vistill.report").joinpath("page.css").read_text(encoding="utf-8")
+    navigation = "".join(f'<a href="#{escape(name)}">{escape(text)}</a>' for name, text in links)
     return "\n".join(
         [
             '<!doctype html><html lang="en"><head><meta charset="utf-8">',
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{escape(page.title)}</title><style>{style}</style></head><body><main>",
-            f'<header><h1>{escape(page.title)}</h1><p class="soft">{escape(page.subtitle)}</p>',
+            f"<title>{escape(title)}</title><style>{style}</style></head><body><main>",
+            f'<header><h1>{escape(title)}</h1><p class="soft">{escape(subtitle)}</p>',
             f"<nav>{navigation}</nav></header>",
-            f'<div class="tiles">{"".join(render_tile(figure) for figure in page.headline)}</div>',
-            '<h2 id="scores">Scores</h2>',
-            '<p class="soft">With 95% intervals: the pictures drawn again 1,000 times with replacement.</p>'
-            if any(figure.high > figure.low for figure in page.figures)
-            else "",
-            f'<div class="panel">{figure_table(page.figures)}</div>',
-            f'<h2 id="variety">Distributions</h2><div class="panels">{panels}</div>',
-            *(render_gallery(gallery) for gallery in page.galleries),
-            '<h2 id="details">How this was measured</h2>',
-            f'<div class="panel">{table(("", ""), list(flatten(page.details)))}</div>',
+            *parts,
             "</main></body></html>\n",
         ]
     )
+
+
+def render_details(title: str, details: Mapping[str, Any]) -> str:
+    """Nested settings as a table under a heading with the anchor `details`."""
+    rows = table(("", ""), list(flatten(details)))
+    return f'<h2 id="details">{escape(title)}</h2><div class="panel">{rows}</div>'
 
 
 def render_tile(figure: Figure) -> str:
