@@ -6,8 +6,8 @@ set. BLEU is computed anew from the summed counts of the resample. An interval t
 move with other pictures of the same kind; it knows nothing of another training run or of other references.
 
 A system that was trained with S seeds is drawn twice (`draw`): the pictures, then S of its seeds, with
-replacement and for each system on its own. The variance of few seeds drawn that way is too small, by (S - 1) / S;
-their deviations are stretched by the root of its inverse (Rao and Wu 1988).
+replacement and for each system on its own. The variance of few seeds drawn that way is too small, by
+(S - 1) / S; their deviations are stretched by the root of its inverse (Rao and Wu 1988).
 """
 
 from collections.abc import Iterator, Sequence
@@ -76,8 +76,8 @@ class Drawn:
 def draw(seeds: Sequence[CaptionScores], samples: int = 1000, seed: int = 0, stream: int = 0) -> Drawn:
     """Resample the pictures and seeds of one system; `seeds` holds its scores with S training seeds.
 
-    The same `seed` draws the same pictures for every system, which pairs them. Each system should have a `stream`
-    of its own: it draws training seeds, which have nothing to do with each other in different systems.
+    The same `seed` draws the same pictures for every system, which pairs them. Each system should have a
+    `stream` of its own: it draws training seeds, and those of different systems have no order in common.
     Raises DataError unless all seeds were scored on the same pictures in the same order.
     """
     _check(samples, 0.5)
