@@ -31,9 +31,10 @@ def load_language(source: str) -> tuple[Any, Tokenizer, tuple[int, ...]]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        language, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
         )
+        language, info = loaded
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(f"language model {source!r}: {str(error).splitlines()[0][:300]}") from error

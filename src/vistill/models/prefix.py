@@ -218,7 +218,7 @@ class PrefixDecoder(nn.Module):
         """embeds [R, T, D] after past (key, value) [R, h, S, d] -> logits [R, T, V], past of length S + T."""
         from transformers import DynamicCache
 
-        cache = DynamicCache()
+        cache: Any = DynamicCache()
         for layer, (key, value) in enumerate(past):
             cache.update(key, value, layer)
         out = self.language(inputs_embeds=embeds, past_key_values=cache, use_cache=True)

@@ -95,13 +95,14 @@ def _load_language(folder: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        language, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=torch.float32,
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
         )
+        language, info = loaded
         require_all_weights(info, str(folder))
     except (OSError, ValueError, SafetensorError, ConfigError) as error:
         raise BundleError(f"{folder} holds no language model that can be read: {error}") from error

@@ -196,7 +196,7 @@ def _wheel_folder() -> Path:
 
 def _side_file(place: str, name: str) -> dict[str, Any]:
     """A JSON file beside the model, {} if there is none. `place` is a folder or a hub name."""
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     try:
         path = cached_file(place, name, _raise_exceptions_for_missing_entries=False)

@@ -85,8 +85,11 @@ def _read_folder(folder: Path, number: int, tables: list[Path]) -> Iterator[Item
     else:
         prompts = _table_prompts(tables, number)
     for name, prompt in _prompts(prompts, annotations.name):
-        found = prompt if isinstance(prompt, Dropped) else picture_path(folder, name, name)
-        if isinstance(prompt, Dropped) or isinstance(found, Dropped):
+        if isinstance(prompt, Dropped):
+            yield prompt
+            continue
+        found = picture_path(folder, name, name)
+        if isinstance(found, Dropped):
             yield found
         else:
             yield Entry(name, found, (prompt,), "", "diffusiondb", licence=LICENCE)
