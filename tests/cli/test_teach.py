@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tests.tiny import build_data
 from vistill.cli.teach import app
 from vistill.distill import teachers
 from vistill.distill.cache import TeacherCache
+from vistill.distill.cache_run import run as make
 from vistill.errors import ConfigError, VistillError
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -137,6 +139,25 @@ def test_ranks(data: Path, tmp_path: Path, run: Run, fakes: dict[str, FakeTeache
     assert run("verify", out).returncode == 0
 
 
+def test_ray_gets_what_one_process_gets(
+    data: Path, tmp_path: Path, run: Run, fakes: dict[str, FakeTeacher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runner itself has its own test; here only what is handed to it, by a stand-in that runs at once."""
+    seen = {}
+
+    def stand_in(folder, load, data, config, *, actors, gpus, progress):  # type: ignore[no-untyped-def]
+        seen.update(actors=actors, gpus=gpus)
+        return make(folder, load(), data, config, progress=progress)
+
+    module = types.ModuleType("vistill.distill.ray_runner")
+    module.run_on_ray = stand_in  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "vistill.distill.ray_runner", module)
+    done = run("run", "good", data, "--out", tmp_path / "c", *WORDS, "--ray", 3)
+    assert done.returncode == 0, done.stderr
+    assert seen == {"actors": 3, "gpus": 0}
+    assert len(TeacherCache.open(tmp_path / "c")) == 16
+
+
 def test_problems_exit_with_one(data: Path, tmp_path: Path, run: Run, fakes: dict[str, FakeTeacher]) -> None:
     out = tmp_path / "c"
     run("run", "good", data, "--out", out, *WORDS)
@@ -161,6 +182,7 @@ def test_refusals_exit_with_two(
         (("run", "nobody", data, "--out", out), "teacher 'nobody': there is no such folder"),
         (("run", "good", data, "--out", tmp_path / "d", "--hidden", "some"), "ask.hidden='some': use none"),
         (("run", "good", data, "--out", tmp_path / "d", "--splits", "tset"), "has no split 'tset'"),
+        (("run", "good", data, "--out", out, "--ray", 2, "--ranks", 2), "--ray deals out the work itself"),
         (("plan", "good", tmp_path), "expected a folder that `vistill data build` made"),
         (("verify", out, "--teacher", "good"), "--teacher needs --data"),
         (("info", tmp_path), "expected a folder that `vistill teach run` made"),

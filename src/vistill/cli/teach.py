@@ -1,6 +1,7 @@
 """`vistill teach plan|run|verify|info`: ask a teacher once and keep its answers."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -109,6 +110,7 @@ def run(
     measure: Measure = 16,
     rank: Annotated[int, typer.Option(help="Number of this process, from 0.")] = 0,
     ranks: Annotated[int, typer.Option(help="Processes that share the work.")] = 1,
+    ray: Annotated[int, typer.Option(min=0, help="Actors of Ray that share it instead; 0: no Ray.")] = 0,
     device: Device = "cpu",
     prompt: Prompt = "",
     threads: Threads = None,
@@ -123,22 +125,28 @@ def run(
 
     from vistill.distill.cache_run import plan as make_plan
     from vistill.distill.cache_run import run as make
+    from vistill.errors import ConfigError
 
+    if ray and ranks > 1:
+        raise ConfigError("--ray deals out the work itself: leave --rank and --ranks away")
     config = _config(locals())
     loaded = _load(teacher, device, prompt, threads)
     if measure and rank == 0 and not (out / "manifest.json").is_file():
         _check_room(out, asdict(make_plan(loaded, data, config, measure)))
     with _progress() as bar:
         task = bar.add_task("asking", total=None)
-        report = make(
-            out,
-            loaded,
-            data,
-            config,
-            rank=rank,
-            ranks=ranks,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        if ray:
+            from vistill.distill.ray_runner import run_on_ray
+
+            load = partial(_load, teacher, device, prompt, threads)
+            gpus = 1 if device.startswith("cuda") else 0
+            report = run_on_ray(out, load, data, config, actors=ray, gpus=gpus, progress=show)
+        else:
+            report = make(out, loaded, data, config, rank=rank, ranks=ranks, progress=show)
     for problem in report.problems:
         typer.echo(f"no answer: {problem.where}: {problem.reason}", err=True)
     typer.echo(
