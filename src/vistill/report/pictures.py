@@ -2,9 +2,13 @@
 
 import base64
 import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
+from vistill.errors import DataError, ImageError
 from vistill.runtime.image import Limits, read_image
 
 SIDE = 320  # pixels of the longer side: sharp on a screen of twice the density, about 15 kB
@@ -24,3 +28,30 @@ def data_uri(image: bytes, side: int = SIDE) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=QUALITY, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def example_pictures(folder: Path, measured: Mapping[str, Any], keys: Sequence[str]) -> dict[str, str]:
+    """`data:` URIs of some pictures of a built data set, by key; those that cannot be decoded lack.
+
+    measured: `split`, `pictures` and `fingerprint` of an evaluation. Raises DataError if the data set in
+    `folder` is not what was evaluated.
+    """
+    from vistill.data.dataset import open_split
+    from vistill.report.captions import fingerprint
+
+    rows = open_split(folder, measured["split"])
+    rows = rows.select(range(min(measured["pictures"], len(rows))))
+    found = fingerprint(rows)
+    if found != measured["fingerprint"]:
+        raise DataError(
+            f"{folder}, {measured['split']}: its first {measured['pictures']} pictures are not those that "
+            f"were evaluated: fingerprint {found[:12]}, evaluated {measured['fingerprint'][:12]}"
+        )
+    places = {key: place for place, key in enumerate(rows["key"][:])}
+    shown = {}
+    for key in keys:
+        try:
+            shown[key] = data_uri(rows[places[key]]["image"])
+        except ImageError:
+            continue  # the page says that there is no picture
+    return shown

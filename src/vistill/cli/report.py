@@ -1,0 +1,56 @@
+"""`vistill report distill|train`: one page about a distillation, or about a training run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Write one page about a distillation or a training run.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")]
+
+
+@app.command()
+def distill(
+    row: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME=EVAL,EVAL,...",
+            help="A student: its name and, for each training seed, the folder that `vistill evaluate` wrote. "
+            "Again for each student.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write report.html, report.md and report.json to.")],
+    teacher: Annotated[str, typer.Option(metavar="NAME=EVAL,...", help="The teacher, in the same way.")] = "",
+    baseline: Annotated[str, typer.Option(help="Row that others are compared with; else the first.")] = "",
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder that `vistill data build` wrote, to show the pictures of the examples."),
+    ] = None,
+    examples: Annotated[int, typer.Option(min=0, help="Pictures shown with the caption of each row.")] = 12,
+    as_json: Json = False,
+) -> None:
+    """Compare a teacher and students: size, speed, scores over seeds with intervals, examples."""
+    import json
+    from dataclasses import asdict
+
+    from vistill.files import write_json, write_text
+    from vistill.report.distill import compare_systems, read_system
+    from vistill.report.distill_page import HEAD, score_rows, to_html, to_markdown
+    from vistill.report.pictures import example_pictures
+
+    students = [read_system(text) for text in row]
+    report = compare_systems(students, read_system(teacher) if teacher else None, baseline, examples=examples)
+    pictures = example_pictures(data, report.data, [one.key for one in report.examples]) if data else {}
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "report.json", asdict(report))
+    write_text(out / "report.md", to_markdown(report))
+    write_text(out / "report.html", to_html(report, pictures))
+    if as_json:
+        typer.echo(json.dumps(asdict(report), indent=2, ensure_ascii=False))
+    else:
+        for cells in (HEAD, *score_rows(report)):
+            typer.echo("\t".join(cells))
+    for note in report.notes:
+        typer.echo(note, err=True)
+    typer.echo(f"{out / 'report.html'}", err=True)
