@@ -92,10 +92,45 @@ def test_an_unpacked_part_goes_before_its_zip(tmp_path: Path, photo: Any) -> Non
     assert all(entry.span is None for entry in entries.values())
 
 
-def test_a_compressed_zip_asks_to_be_unpacked(tmp_path: Path, photo: Any) -> None:
-    path = _zip(tmp_path / "part-000001.zip", _members(1, photo), zipfile.ZIP_DEFLATED)
-    with pytest.raises(DataError, match=f"unzip -d {tmp_path / 'part-000001'} {path}"):
-        list(diffusiondb.read(tmp_path))
+def test_a_compressed_zip_is_read_without_unpacking(tmp_path: Path, photo: Any) -> None:
+    files = _members(1, photo)
+    files[_name(101)] += b" " * 5000  # so that compressing matters
+    _zip(tmp_path / "db" / "part-000001.zip", files, zipfile.ZIP_DEFLATED)
+    build("diffusiondb", tmp_path / "db", tmp_path / "built", BuildConfig(near_duplicates=None))
+    table = open_split(tmp_path / "built", "train")
+    assert {row["key"]: row["image"] for row in table} == {_name(n): files[_name(n)] for n in (100, 101, 102)}
+
+
+@pytest.mark.parametrize("damage", ["size", "stream"])
+def test_a_broken_stream_costs_its_picture_alone(tmp_path: Path, photo: Any, damage: str) -> None:
+    files = _members(1, photo)
+    files[_name(101)] += b" " * 1_000_000  # its size is told smaller than it is: a bomb
+    path = _zip(tmp_path / "db" / "part-000001.zip", files, zipfile.ZIP_DEFLATED)
+    raw = path.read_bytes()
+    if damage == "size":
+        raw = raw.replace(struct.pack("<I", len(files[_name(101)])), struct.pack("<I", 1000))
+    else:
+        start = raw.index(_name(101).encode()) + len(_name(101)) + 1
+        raw = raw[:start] + b"\xff" * 8 + raw[start + 8 :]
+    path.write_bytes(raw)
+    report = build("diffusiondb", tmp_path / "db", tmp_path / "built", BuildConfig(near_duplicates=None))
+    assert [(item["key"], item["reason"]) for item in report["dropped"]["items"]] == [
+        (_name(101), "image_empty")
+    ]
+    assert report["splits"]["train"]["pictures"] == 2
+
+
+def test_encrypted_and_huge_members_are_dropped(
+    tmp_path: Path, photo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _zip(tmp_path / "part-000001.zip", _members(1, photo), zipfile.ZIP_LZMA)
+    items = list(diffusiondb.read(tmp_path))
+    assert _dropped(items) == [(_name(n), "broken_archive") for n in (100, 101, 102)]
+    _zip(tmp_path / "part-000001.zip", _members(1, photo), zipfile.ZIP_DEFLATED)
+    monkeypatch.setattr(diffusiondb, "_MOST_PICTURE", 100)
+    assert _dropped(list(diffusiondb.read(tmp_path))) == [
+        (_name(n), "broken_archive") for n in (100, 101, 102)
+    ]
 
 
 def test_prompts_of_the_table_where_a_part_has_no_json(tmp_path: Path, photo: Any) -> None:

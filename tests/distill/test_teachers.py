@@ -623,7 +623,7 @@ def test_names_that_are_no_teacher_are_refused(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     for text, message in (
         ("{", "is not JSON"),
-        ('{"kind": "prefix-captioner"}', "of kind 'prefix-captioner' cannot be a teacher yet"),
+        ('{"kind": "image-embedder"}', "of kind 'image-embedder' makes no captions"),
         ('{"model_type": "bert"}', "bert does not make text from pictures"),
         ('{"model_type": "bert", "architectures": ["BertModel"]}', "BertModel does not make text"),
         ('{"model_type": "my-own"}', "AutoConfig cannot load it"),

@@ -1,7 +1,7 @@
 """Words of the command line to a TrainConfig: the only file that knows Hydra.
 
 The frozen dataclasses are the truth; Hydra parses, checks types and composes. Groups are
-`datamodule, model, objective, trainer, logger`; `experiment=NAME` is one file in `vistill/conf/experiment`.
+`datamodule, model, prefix, objective, trainer, logger`; `experiment=NAME` is a file in `vistill/conf`.
 """
 
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ from vistill.errors import ConfigError
 from vistill.models.captioner import CaptionerConfig
 from vistill.models.language import DecoderConfig
 from vistill.models.mapper import MapperConfig
+from vistill.models.prefix import LanguageConfig, PrefixConfig
 from vistill.models.vision import VisionConfig
 from vistill.train.datamodule import DataConfig
 from vistill.train.run import LoggerConfig, TrainConfig, TrainerConfig
@@ -33,6 +34,16 @@ GROUPS: dict[str, dict[str, Any]] = {
             vision=VisionConfig(name="test_vit", weights="random", image_size=64),
             mapper=MapperConfig(layers=1),
             decoder=DecoderConfig(width=32, layers=2, heads=2, context=24),
+        ),
+    },
+    "prefix": {
+        "tinyvit-distilgpt2": PrefixConfig(
+            vision=VisionConfig(name="tiny_vit_21m_224", weights="timm"),
+            decoder=LanguageConfig(settings={"n_layer": 6}),
+        ),
+        "tiny": PrefixConfig(
+            vision=VisionConfig(name="test_vit", image_size=64),
+            decoder=LanguageConfig(settings={"n_embd": 32, "n_layer": 2, "n_head": 2}, context=24),
         ),
     },
     "objective": {
@@ -86,6 +97,7 @@ def _register() -> None:
     defaults = [
         "_self_",
         *({group: choice} for group, choice in DEFAULTS.items()),
+        {"optional prefix": None},
         {"optional experiment": None},
     ]
     root = {key: node for key, node in _writable(TrainConfig()).items() if key not in GROUPS}
@@ -101,14 +113,19 @@ def _writable(settings: Any) -> dict[str, Any]:
 
 def _to_dataclass(composed: Any) -> TrainConfig:
     """Check names and types against the dataclasses, whose own checks then see the values."""
-    schema = OmegaConf.structured(TrainConfig)
+    prefix = PrefixConfig() if composed.get("prefix") else None  # of None it would make a read-only node
+    schema = OmegaConf.structured(TrainConfig(prefix=prefix))
     _unlock(schema)
     config = OmegaConf.to_object(OmegaConf.merge(schema, composed))
     assert isinstance(config, TrainConfig)
     spec = config.datamodule.augment  # OmegaConf gives lists where the dataclass says tuples
     (least, most), (narrow, wide) = spec.crop_scale, spec.aspect
     augment = replace(spec, crop_scale=(least, most), aspect=(narrow, wide))
-    return replace(config, datamodule=replace(config.datamodule, augment=augment))
+    config = replace(config, datamodule=replace(config.datamodule, augment=augment))
+    if config.prefix is None:
+        return config
+    decoder = replace(config.prefix.decoder, blocked=tuple(config.prefix.decoder.blocked))
+    return replace(config, prefix=replace(config.prefix, decoder=decoder))
 
 
 def _unlock(node: Any) -> None:

@@ -1,6 +1,7 @@
 """The bytes of a planned picture: a whole file, a piece of a tar, or a cell of a Parquet file."""
 
 import threading
+import zlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ _lock = threading.Lock()
 def read_picture(row: dict[str, Any], root: Path) -> bytes:
     """Return the bytes of a row of the plan; an empty Parquet cell gives none.
 
-    Raises DataError when the file is gone or the picture has another length than planned.
+    A compressed one that turns out broken or of another length than its archive says gives none either, which
+    the scan drops. Raises DataError when the file is gone or the picture has another length than planned.
     """
     path = root / row["path"]
     try:
@@ -33,7 +35,17 @@ def read_picture(row: dict[str, Any], root: Path) -> bytes:
         raise DataError(f"{path}: cannot be read any more ({reason}); build again with --force") from error
     if len(data) != row["bytes"]:
         raise DataError(f"{path}: changed while the data set was built; build again with --force")
-    return data
+    return _inflate(data, row["inflated"]) if "inflated" in row else data
+
+
+def _inflate(data: bytes, size: int) -> bytes:
+    """A raw deflate stream that holds `size` bytes; never unpacks more, and gives none for another stream."""
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        out = stream.decompress(data, size + 1)
+    except zlib.error:
+        return b""
+    return out if stream.eof and len(out) == size else b""
 
 
 def _cell(path: Path, group: int, row: int, column: str) -> bytes:

@@ -49,8 +49,9 @@ class Sample:
 class Entry:
     """One picture as a source found it: nothing is opened yet, `path` exists.
 
-    The picture is the whole file, or `span` (offset, length) of it (a member of a tar), or `cell` (row group,
-    row in it, column) of it (Parquet).
+    The picture is the whole file, or `span` (offset, length) of it (a member of a tar or zip), or `cell` (row
+    group, row in it, column) of it (Parquet). With `inflated` the span is a raw deflate stream (a compressed
+    member of a zip) of a picture of that many bytes.
     """
 
     key: str
@@ -63,6 +64,7 @@ class Entry:
     licence: str = ""
     span: tuple[int, int] | None = None
     cell: tuple[int, int, str] | None = None
+    inflated: int | None = None
 
 
 @dataclass(frozen=True)

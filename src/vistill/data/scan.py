@@ -83,6 +83,8 @@ def _entry_rows(entry: Entry, root: Path, rules: TextRules) -> Iterator[dict[str
     place: dict[str, Any] = {"bytes": stat.st_size}
     if entry.span is not None:
         place = {"bytes": entry.span[1], "offset": entry.span[0]}
+        if entry.inflated is not None:
+            place["inflated"] = entry.inflated
     elif entry.cell is not None:
         place = {"cell": entry.cell}
     yield {

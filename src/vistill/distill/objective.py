@@ -29,8 +29,9 @@ from vistill.distill.losses import (
 )
 from vistill.errors import ConfigError
 from vistill.metrics.cider import CiderD
-from vistill.models.captioner import Captioner, TorchStepper
+from vistill.models.captioner import TorchStepper
 from vistill.models.language import KeyValue
+from vistill.models.loading import AnyCaptioner
 from vistill.models.tokens import BOS, EOS, PAD, SPECIAL
 from vistill.runtime.decode import GenerationConfig, generate
 
@@ -160,7 +161,7 @@ class CaptionObjective:
             reward = CiderD(tokens)
         object.__setattr__(self, "reward", reward)
 
-    def __call__(self, model: Captioner, batch: Batch) -> dict[str, Tensor]:
+    def __call__(self, model: AnyCaptioner, batch: Batch) -> dict[str, Tensor]:
         """{name: unweighted loss} for the losses with a weight; adds `reward` (a figure, not a loss)."""
         features = model.tower(batch.pixels, batch.start)
         samples = self.sample(model, features.detach(), batch.keys) if self.config.self_critical else None
@@ -189,7 +190,7 @@ class CaptionObjective:
         return out
 
     def of_text(
-        self, model: Captioner, batch: Batch, cross: list[KeyValue], of_gold: Tensor | None, taught: Taught
+        self, model: AnyCaptioner, batch: Batch, cross: list[KeyValue], of_gold: Tensor | None, taught: Taught
     ) -> dict[str, Tensor]:
         """Losses on the teacher's texts and log-probabilities; of_gold: logits [B, C, T - 1, V] on gold."""
         config, out = self.config, {}
@@ -231,7 +232,7 @@ class CaptionObjective:
         return weighted_total(named, weights, self.config.scales)
 
     @torch.no_grad()
-    def sample(self, model: Captioner, features: Tensor, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def sample(self, model: AnyCaptioner, features: Tensor, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
         """C sampled captions a picture and their CIDEr-D: tokens [B, C, T] with marks, rewards [B, C].
 
         features [B, N, D] of the tower; the captions are drawn without dropout.

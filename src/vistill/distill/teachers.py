@@ -91,6 +91,10 @@ def _is_checkpoint(folder: Path) -> bool:
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON: {error}") from error
     kind = raw.get("kind") if isinstance(raw, dict) else None
-    if kind not in (None, "captioner"):
-        raise ConfigError(f"{path}: a checkpoint of kind {kind!r} cannot be a teacher yet")
-    return kind == "captioner"
+    if kind is None:
+        return False
+    from vistill.models.loading import KINDS
+
+    if kind not in KINDS:
+        raise ConfigError(f"{path}: a checkpoint of kind {kind!r} makes no captions; use {', '.join(KINDS)}")
+    return True

@@ -37,8 +37,9 @@ from vistill.distill.asking import (
     top_k,
 )
 from vistill.errors import BundleError, ConfigError
-from vistill.models.captioner import Captioner, TorchStepper, parameter_count
-from vistill.models.checkpoint import load_captioner, weights_hash
+from vistill.models.captioner import TorchStepper, parameter_count
+from vistill.models.checkpoint import weights_hash
+from vistill.models.loading import AnyCaptioner, load_model
 from vistill.models.tokens import BOS, EOS, PAD
 from vistill.runtime.bundle import open_bundle
 from vistill.runtime.decode import GenerationConfig, Hypothesis, Stepper, generate
@@ -53,7 +54,7 @@ class Member:
     """One checkpoint of an ensemble."""
 
     name: str
-    model: Captioner
+    model: AnyCaptioner
     preprocess: Preprocess
     tokenizer: Tokenizer
 
@@ -82,7 +83,7 @@ class CheckpointTeacher:
                 )
         self.context = min(member.model.config.decoder.context for member in self.members)
         self.identity = _identity(self.members)
-        grids = {member.model.mapper.position.shape[0] for member in self.members}
+        grids = {member.model.mapper.length for member in self.members}
         self.can = frozenset({"captions", "top_k", "embedding"} | ({"hidden"} if len(grids) == 1 else set()))
 
     @torch.inference_mode()
@@ -171,7 +172,7 @@ class EnsembleStepper:
             member.reorder(rows)
 
 
-def ensemble_stepper(models: Sequence[Captioner], memories: Sequence[Tensor]) -> Stepper:
+def ensemble_stepper(models: Sequence[AnyCaptioner], memories: Sequence[Tensor]) -> Stepper:
     """A stepper of one captioner or of several, each with its memory [B, N, D]."""
     steppers = [TorchStepper(model, memory) for model, memory in zip(models, memories, strict=True)]
     return steppers[0] if len(steppers) == 1 else EnsembleStepper(steppers)
@@ -256,7 +257,7 @@ def read_texts(stepper: Stepper, ids: Sequence[Ids]) -> Tensor:
 
 
 def _member(folder: Path, device: str) -> Member:
-    model, tokenizer, _, preprocess = load_captioner(folder)
+    model, tokenizer, preprocess = load_model(folder)
     return Member(folder.resolve().name, model.to(device).requires_grad_(False), preprocess, tokenizer)
 
 

@@ -19,7 +19,9 @@ from vistill.export.card import model_card
 from vistill.export.onnx import export_decoder, export_vision
 from vistill.export.parity import Parity, Picture, compare, logit_error, onnx_start, torch_start
 from vistill.export.quantize import quantize_decoder, quantize_vision
-from vistill.models.checkpoint import load_captioner, read_config, weights_hash
+from vistill.models import checkpoint as captioner_folder
+from vistill.models.checkpoint import load_captioner, weights_hash
+from vistill.models.folder import read_config
 from vistill.models.tokens import BOS, EOS, PAD, UNK
 from vistill.runtime.bundle import CARD, FILES, Manifest, write_bundle
 from vistill.runtime.decode import GenerationConfig
@@ -82,7 +84,7 @@ def export_captioner(
         raise BundleError(f"{out}: exists already; remove it or ask to replace it")
     checkpoint = find_checkpoint(checkpoint)
     model, tokenizer, _, spec = load_captioner(checkpoint)
-    provenance = read_config(checkpoint).get("provenance", {})
+    provenance = read_config(checkpoint, captioner_folder.KIND).get("provenance", {})
     search = GenerationConfig(**provenance.get("config", {}).get("generation", {}))
     _check_length(search, model.config.decoder.context)
     pictures = _check_pictures(config, spec)

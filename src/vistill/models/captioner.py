@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -59,10 +60,22 @@ class Captioner(nn.Module):
         return logits + forbidden, present
 
 
+class Steps(Protocol):
+    """What a stepper needs of a captioner of any kind."""
+
+    decoder: Any
+
+    def step(
+        self, tokens: Tensor, cross: list[KeyValue], past: list[KeyValue]
+    ) -> tuple[Tensor, list[KeyValue]]:
+        """One decoding step, as `Captioner.step`."""
+        ...
+
+
 class TorchStepper:
     """`vistill.runtime.decode.Stepper` over a captioner in torch; holds the caches of B pictures x C rows."""
 
-    def __init__(self, model: Captioner, memory: Tensor) -> None:
+    def __init__(self, model: Steps, memory: Tensor) -> None:
         self.model = model
         self.cross = model.decoder.cross_kv(memory)
         self.past = model.decoder.empty_past(memory.shape[0])

@@ -3,8 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +12,15 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from vistill.errors import BundleError, ConfigError
-from vistill.files import sync_file
+from vistill.files import replacing
 from vistill.models.captioner import Captioner, CaptionerConfig
+from vistill.models.folder import FORMAT, read_config
 from vistill.models.language import DecoderConfig
 from vistill.models.mapper import MapperConfig
 from vistill.models.vision import VisionConfig, tower_preprocess
 from vistill.runtime.image import Preprocess
 
-FORMAT = 1
+KIND = "captioner"
 
 
 def save_captioner(folder: Path, model: Captioner, tokenizer: Tokenizer, provenance: dict[str, Any]) -> None:
@@ -29,33 +28,18 @@ def save_captioner(folder: Path, model: Captioner, tokenizer: Tokenizer, provena
 
     `provenance` says where the model comes from (data, settings, git revision) and is kept as it is.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     config = {
         "format": FORMAT,
-        "kind": "captioner",
+        "kind": KIND,
         "model": dataclasses.asdict(model.config),
         "preprocess": tower_preprocess(model.config.vision).to_dict(),
         "provenance": provenance,
     }
-    (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    save_file(
-        {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()},
-        temporary / "model.safetensors",
-    )
-    tokenizer.save(str(temporary / "tokenizer.json"))
-    for file in temporary.iterdir():
-        file.chmod(0o644)  # safetensors leaves its file to the owner alone
-        sync_file(file)
-    temporary.chmod(0o755)
-    if folder.exists():
-        old = folder.with_name(f".{folder.name}-old")
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-        temporary.rename(folder)
-        shutil.rmtree(old)
-    else:
-        temporary.rename(folder)
+    with replacing(folder) as temporary:
+        (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        weights = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+        save_file(weights, temporary / "model.safetensors")
+        tokenizer.save(str(temporary / "tokenizer.json"))
 
 
 def load_captioner(folder: Path | str) -> tuple[Captioner, Tokenizer, CaptionerConfig, Preprocess]:
@@ -64,7 +48,7 @@ def load_captioner(folder: Path | str) -> tuple[Captioner, Tokenizer, CaptionerC
     Raises BundleError, naming the file, if something is missing, broken or of another format.
     """
     folder = Path(folder)
-    raw = read_config(folder)
+    raw = read_config(folder, KIND)
     try:
         config = config_from_dict(raw["model"])
         preprocess = Preprocess.from_dict(raw["preprocess"])
@@ -82,21 +66,6 @@ def load_captioner(folder: Path | str) -> tuple[Captioner, Tokenizer, CaptionerC
     if not tokenizer_file.is_file():
         raise BundleError(f"{tokenizer_file} is missing: the checkpoint is incomplete")
     return model.eval(), Tokenizer.from_file(str(tokenizer_file)), config, preprocess
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a checkpoint folder, its format and kind checked. Raises BundleError."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise BundleError(f"{folder} is no vistill checkpoint: it has no config.json")
-    try:
-        raw: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise BundleError(f"{path} is not JSON: {error}") from error
-    if raw.get("format") != FORMAT or raw.get("kind") != "captioner":
-        found = f"format {raw.get('format')!r}, kind {raw.get('kind')!r}"
-        raise BundleError(f"{path}: expected format {FORMAT}, kind 'captioner', found {found}")
-    return raw
 
 
 def config_from_dict(raw: dict[str, Any]) -> CaptionerConfig:

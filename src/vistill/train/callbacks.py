@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from vistill.data.collate import Batch
 from vistill.files import sync_file
 from vistill.metrics.caption import score_captions
-from vistill.models.checkpoint import save_captioner
+from vistill.models.loading import save_model
 from vistill.runtime.image import Preprocess, read_image, to_array
 from vistill.train.module import CaptionModule
 
@@ -83,7 +83,7 @@ class ScoreDev(Callback):
         if scores["CIDEr"] > self.best and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.best = scores["CIDEr"]
             reached = {"epoch": epoch, "step": trainer.global_step, "dev": scores}
-            save_captioner(
+            save_model(
                 self.folder / BEST, pl_module.model, self.tokenizer, {**self.provenance, "reached": reached}
             )
 

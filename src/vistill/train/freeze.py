@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from vistill.errors import ConfigError
-from vistill.models.captioner import Captioner
+from vistill.models.loading import AnyCaptioner
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class FreezePolicy:
         return stages - last
 
 
-def freeze(model: Captioner, policy: FreezePolicy) -> int:
+def freeze(model: AnyCaptioner, policy: FreezePolicy) -> int:
     """Set `requires_grad` of the tower's parameters; returns the number of frozen stages.
 
     Parameters outside every stage (a position table, a class token) go with the first stage.
@@ -44,7 +44,7 @@ def freeze(model: Captioner, policy: FreezePolicy) -> int:
     return frozen
 
 
-def parameter_table(model: Captioner) -> list[tuple[str, int, int]]:
+def parameter_table(model: AnyCaptioner) -> list[tuple[str, int, int]]:
     """(part, parameters, trainable parameters) of the tower, the mapper, the decoder and the whole."""
     parts: dict[str, nn.Module] = {
         "tower": model.tower,

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from vistill.data.collate import Batch
 from vistill.distill.objective import CaptionObjective
-from vistill.models.captioner import Captioner, TorchStepper
+from vistill.models.captioner import TorchStepper
+from vistill.models.loading import AnyCaptioner
 from vistill.models.tokens import BOS, EOS
 from vistill.runtime.decode import GenerationConfig, generate
 from vistill.train.optim import OptimConfig, build_optimizer, build_schedule
@@ -19,7 +20,7 @@ class CaptionModule(L.LightningModule):
 
     def __init__(
         self,
-        model: Captioner,
+        model: AnyCaptioner,
         objective: CaptionObjective,
         optim: OptimConfig,
         generation: GenerationConfig,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 import torch
@@ -24,8 +24,11 @@ from vistill.distill.join import kept_answers, open_cache
 from vistill.distill.objective import CaptionObjective, ObjectiveConfig, Teaching
 from vistill.errors import ConfigError
 from vistill.files import write_json
+from vistill.models.adopt import load_language
 from vistill.models.captioner import Captioner, CaptionerConfig
-from vistill.models.checkpoint import load_captioner
+from vistill.models.language import DecoderConfig
+from vistill.models.loading import AnyCaptioner, load_model
+from vistill.models.prefix import LanguageConfig, PrefixCaptioner, PrefixConfig
 from vistill.models.vision import tower_preprocess
 from vistill.provenance import environment, git_revision
 from vistill.runtime.decode import GenerationConfig
@@ -109,6 +112,10 @@ class TrainConfig:
     """Checkpoint folder to start from, with its model and tokenizer; empty starts anew."""
     datamodule: DataConfig = field(default_factory=DataConfig)
     model: CaptionerConfig = field(default_factory=CaptionerConfig)
+    prefix: PrefixConfig | None = None
+    """A prefix captioner, to be trained instead of `model`."""
+    language: str = ""
+    """Folder or hub name of the language model a prefix captioner starts from; empty: random weights."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
@@ -138,7 +145,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         tokenizer,
         data.references(data.train_table),
         _open_teaching(config, tokenizer, context),
-        model.config.decoder.width,
+        model.decoder.embed.embedding_dim,
     )
     per_epoch = data.batches_per_epoch(config.trainer.devices * config.trainer.nodes)
     steps = -(-config.trainer.max_epochs * per_epoch // config.trainer.accumulate)
@@ -153,13 +160,15 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     return folder
 
 
-def provenance(config: TrainConfig, model: CaptionerConfig) -> dict[str, Any]:
+def provenance(config: TrainConfig, model: CaptionerConfig | PrefixConfig) -> dict[str, Any]:
     """Where a model of this run comes from; folders go by their names alone, so no paths are published."""
     data = config.datamodule
     start = Path(config.init_from)
     named = dataclasses.replace(
         config,
-        model=model,  # what `init_from` brought, whatever the settings say
+        # what `init_from` or `language` brought, whatever the settings say
+        **({"prefix": model} if isinstance(model, PrefixConfig) else {"model": model, "prefix": None}),
+        language=Path(config.language).name,
         out=Path(config.out).name,
         init_from=f"{start.parent.name}/{start.name}" if config.init_from else "",
         datamodule=dataclasses.replace(
@@ -191,19 +200,34 @@ def _check_folder(folder: Path, config: TrainConfig, resume: bool) -> None:
         write_json(folder / "config.json", dataclasses.asdict(config))
 
 
-def _start_model(config: TrainConfig, data: CaptionData) -> tuple[Captioner, Tokenizer, Preprocess]:
+def _start_model(config: TrainConfig, data: CaptionData) -> tuple[AnyCaptioner, Tokenizer, Preprocess]:
     if config.init_from:
-        model, tokenizer, _, preprocess = load_captioner(config.init_from)
-        return model, tokenizer, preprocess
+        return load_model(config.init_from)
+    if config.prefix is not None and config.language:
+        language, tokenizer, blocked = load_language(config.language)
+        decoder = dataclasses.replace(config.prefix.decoder, blocked=blocked)
+        start = dataclasses.replace(config.prefix, decoder=decoder)
+        prefixed = PrefixCaptioner(start, pretrained=True, language=language)
+        return prefixed, tokenizer, tower_preprocess(start.vision)
     tokenizer = data.train_tokenizer()
-    size = config.model.decoder.vocab_size or tokenizer.get_vocab_size()
+    if config.prefix is not None:
+        start = dataclasses.replace(config.prefix, decoder=_sized(config.prefix.decoder, tokenizer))
+        return PrefixCaptioner(start, pretrained=True), tokenizer, tower_preprocess(start.vision)
+    plain = dataclasses.replace(config.model, decoder=_sized(config.model.decoder, tokenizer))
+    return Captioner(plain, pretrained=True), tokenizer, tower_preprocess(plain.vision)
+
+
+Sized = TypeVar("Sized", DecoderConfig, LanguageConfig)
+
+
+def _sized(decoder: Sized, tokenizer: Tokenizer) -> Sized:
+    """`decoder` with the tokenizer's vocabulary, unless it names a larger one. Raises ConfigError."""
+    size = decoder.vocab_size or tokenizer.get_vocab_size()
     if size < tokenizer.get_vocab_size():
         raise ConfigError(
             f"model.decoder.vocab_size={size}: the tokenizer has {tokenizer.get_vocab_size()} entries"
         )
-    decoder = dataclasses.replace(config.model.decoder, vocab_size=size)
-    model = Captioner(dataclasses.replace(config.model, decoder=decoder), pretrained=True)
-    return model, tokenizer, tower_preprocess(config.model.vision)
+    return dataclasses.replace(decoder, vocab_size=size)
 
 
 def _open_teaching(config: TrainConfig, tokenizer: Tokenizer, longest: int) -> Teaching | None:
@@ -292,7 +316,7 @@ def _quiet_lightning() -> Iterator[None]:
     log.setLevel(level)
 
 
-def _print_parameters(model: Captioner) -> None:
+def _print_parameters(model: AnyCaptioner) -> None:
     table = RichTable("part", "parameters", "learning", title="parameters")
     for name, total, learning in parameter_table(model):
         table.add_row(name, f"{total:,}", f"{learning:,}")

@@ -10,8 +10,7 @@ Wang et al., "DiffusionDB: A Large-Scale Prompt Gallery Dataset for Text-to-Imag
                                 (or metadata-large.parquet)
 
 A part is read from its folder if there is one, else from its zip, whose pictures are read where they lie.
-Only pictures that are stored as they are can be; the official zips are written by `shutil.make_archive`,
-which compresses them once more, and have to be unpacked.
+The official zips compress them once more; they are inflated one at a time.
 
 One prompt often made several pictures: the split is drawn by sha256(seed, prompt), so they share a split.
 """
@@ -38,6 +37,7 @@ TABLES = ("metadata.parquet", "metadata-large.parquet")
 
 _PART = re.compile(r"part-(\d{6})")
 _MOST_JSON = 64 * 2**20  # bytes; the JSON of 1,000 prompts has half a megabyte
+_MOST_PICTURE = 256 * 2**20  # bytes unpacked; real ones have about one megabyte
 _MOST_MEMBERS = 100_000  # of a zip; real parts have 1,001
 _LOCAL_HEADER = 30  # bytes before a member's name in a zip
 
@@ -48,7 +48,7 @@ def read(root: Path, dev_fraction: float = 0.0, test_fraction: float = 0.0, seed
     """Yield the pictures of all parts below `root`, part after part in the order of their numbers.
 
     dev_fraction, test_fraction: expected parts of the prompts. Raises ConfigError for fractions outside 0..1
-    and DataError when there is no part, a zip holds its pictures compressed or a table is not DiffusionDB's.
+    and DataError when there is no part or a table is not DiffusionDB's.
     """
     require_fractions(dev_fraction, test_fraction)
     parts = _parts(root)
@@ -123,7 +123,11 @@ def _read_members(path: Path, archive: zipfile.ZipFile, number: int, tables: lis
             if isinstance(span, Dropped):
                 yield span
             else:
-                yield Entry(name, path, (prompt,), "", "diffusiondb", licence=LICENCE, span=span)
+                stored = members[name].compress_type == zipfile.ZIP_STORED
+                inflated = None if stored else members[name].file_size
+                yield Entry(
+                    name, path, (prompt,), "", "diffusiondb", licence=LICENCE, span=span, inflated=inflated
+                )
 
 
 def _zipped_json(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Any:
@@ -181,12 +185,13 @@ def _prompts(table: Any, where: str) -> Iterator[tuple[str, str | Dropped]]:
 
 
 def _span(path: Path, member: zipfile.ZipInfo) -> tuple[int, int] | Dropped:
-    """(offset, length) of a member's bytes in the zip, or what is broken; DataError if they are packed."""
+    """(offset, length) of a member's bytes in the zip, or why they are of no use."""
     name = member.filename
-    if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
-        how = "encrypted" if member.flag_bits & 1 else "compressed"
-        folder = path.with_suffix("")
-        raise DataError(f"{path}: holds its pictures {how}; unpack it: unzip -d {folder} {path}")
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or member.flag_bits & 1:
+        how = "encrypted" if member.flag_bits & 1 else "compressed in an unusual way"
+        return Dropped(name, "broken_archive", f"{path.name}: {name} is {how}")
+    if member.file_size > _MOST_PICTURE:
+        return Dropped(name, "broken_archive", f"{path.name}: {name} is larger than {_MOST_PICTURE} bytes")
     with path.open("rb") as file:
         file.seek(member.header_offset)
         header = file.read(_LOCAL_HEADER)
@@ -196,9 +201,9 @@ def _span(path: Path, member: zipfile.ZipInfo) -> tuple[int, int] | Dropped:
     offset = (
         member.header_offset + _LOCAL_HEADER + lengths
     )  # the name and the extra field of the local header
-    if offset + member.file_size > path.stat().st_size:
+    if offset + member.compress_size > path.stat().st_size:
         return Dropped(name, "broken_archive", f"{path.name} ends inside of {name}")
-    return offset, member.file_size
+    return offset, member.compress_size
 
 
 def _with_split(entry: Entry, dev_fraction: float, test_fraction: float, seed: int) -> Entry:
