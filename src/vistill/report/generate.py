@@ -84,14 +84,15 @@ def _open_checkpoints(folders: list[Path], threads: int | None, given: dict[str,
 
     from vistill.distill.vistill_teachers import CheckpointTeacher, ensemble_stepper
     from vistill.models.captioner import parameter_count
-    from vistill.models.checkpoint import read_config
+    from vistill.models.folder import read_config
+    from vistill.models.loading import KINDS
     from vistill.models.tokens import BOS, EOS
     from vistill.runtime.decode import generate
     from vistill.runtime.image import preprocess
 
     if threads:
         torch.set_num_threads(threads)
-    provenances = [read_config(folder).get("provenance", {}) for folder in folders]
+    provenances = [read_config(folder, *KINDS).get("provenance", {}) for folder in folders]
     members = CheckpointTeacher(folders).members
     models = [member.model for member in members]
     config = configure(GenerationConfig(**provenances[0].get("config", {}).get("generation", {})), given)
