@@ -44,3 +44,13 @@ def test_the_shipped_experiments_are_there() -> None:
 def test_wrong_words_are_named(word: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         compose_train([word])
+
+
+def test_settings_of_a_prefix_need_one() -> None:
+    with pytest.raises(ConfigError, match="known: tinyvit-distilgpt2, tiny"):
+        compose_train(["prefix.mapper.kind=mlp"])
+    config = compose_train(["prefix=tiny", "prefix.mapper.kind=mlp"])
+    assert config.prefix is not None
+    assert config.prefix.mapper.kind == "mlp"
+    assert config.prefix.decoder.blocked == ()
+    assert compose_train([]).prefix is None

@@ -82,6 +82,10 @@ def compose_train(words: Sequence[str]) -> TrainConfig:
             raise ConfigError(
                 f"experiment={name}: there is no such experiment; known: {', '.join(experiments())}"
             )
+    chosen = ("prefix=", "experiment=")
+    if any(word.startswith("prefix.") for word in words) and not any(w.startswith(chosen) for w in words):
+        known = ", ".join(GROUPS["prefix"])
+        raise ConfigError(f"prefix.*: no prefix captioner is chosen; add prefix=NAME, known: {known}")
     try:
         with initialize_config_module("vistill.conf", version_base="1.3"):
             return _to_dataclass(compose("train", overrides=list(words)))
