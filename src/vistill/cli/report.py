@@ -54,3 +54,38 @@ def distill(
     for note in report.notes:
         typer.echo(note, err=True)
     typer.echo(f"{out / 'report.html'}", err=True)
+
+
+@app.command()
+def train(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, as runs/NAME; it may go on.")],
+    out: Annotated[Path | None, typer.Option(help="File to write; else RUN/report.html.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show a run's curves, dev captions and settings, and whether it over-fitted."""
+    import json
+    from dataclasses import asdict
+
+    from vistill.files import write_text
+    from vistill.report.train import judge, read_run, scores, warnings
+    from vistill.report.train_page import build_page
+
+    found = read_run(run)
+    verdict = judge(found.curves)
+    path = out or run / "report.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, build_page(found, verdict))
+    figures = scores(found.curves)
+    notes = warnings(found.curves)
+    if as_json:
+        told = {"run": run.resolve().name, "verdict": asdict(verdict), "dev": figures, "warnings": notes}
+        typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+    else:
+        for name, one in figures.items():
+            typer.echo(
+                f"{name:8} first {one['first']:7.2f}   best {one['best']:7.2f}   last {one['last']:7.2f}"
+            )
+        typer.echo(verdict.text)
+        for note in notes:
+            typer.echo(note)
+    typer.echo(f"{path}", err=True)

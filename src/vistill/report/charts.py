@@ -1,5 +1,6 @@
 """Small charts as inline SVG: no script, no font, no second file. Colours come from the page's CSS."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -7,6 +8,7 @@ from html import escape
 WIDTH, HEIGHT = 520, 190
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 40
 SCALE = 400  # length of an interval bar
+DOTTED = 30  # points of a line, up to which each is shown
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,17 @@ class Series:
     name: str
     css: str
     values: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Line:
+    """Points of one line; `css` is the class that colours it. A faint one stands behind another."""
+
+    name: str
+    css: str
+    xs: Sequence[float]
+    ys: Sequence[float]
+    faint: bool = False
 
 
 def bin_counts(values: Sequence[float], start: float, step: float, bins: int) -> list[int]:
@@ -62,7 +75,69 @@ def bar_chart(
     return "".join(parts)
 
 
-def legend(series: Sequence[Series]) -> str:
+def line_chart(
+    lines: Sequence[Line],
+    *,
+    x: str,
+    y: str,
+    mark: float | None = None,
+    span: tuple[float, float] | None = None,
+) -> str:
+    """Lines over a common axis; a hover text names each, and where there are few points it tells each.
+
+    mark: an x at which a vertical line stands. span: ends of the x axis, else those of the points. The y axis
+    need not begin at 0. Points that are no finite number are left out.
+    """
+    points = [
+        [(a, b) for a, b in zip(line.xs, line.ys, strict=True) if math.isfinite(a) and math.isfinite(b)]
+        for line in lines
+    ]
+    flat = [point for some in points for point in some]
+    start, end = span or (min((a for a, _ in flat), default=0.0), max((a for a, _ in flat), default=1.0))
+    start, end = (start, end) if end > start else (start - 1, start + 1)
+    across = [tick for tick in ticks(start, end) if start <= tick <= end]
+    up = ticks(min((b for _, b in flat), default=0), max((b for _, b in flat), default=1))
+    width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+
+    def place(a: float, b: float) -> tuple[float, float]:
+        return LEFT + width * (a - start) / (end - start), TOP + height * (1 - (b - up[0]) / (up[-1] - up[0]))
+
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(f"{y} by {x}")}">']
+    parts += [_grid_line(place(start, tick)[1], _label(tick)) for tick in up]
+    for tick in across:
+        left = place(tick, 0)[0]
+        anchor = "end" if left > WIDTH - 2 * RIGHT else "middle"
+        parts.append(_text(left, HEIGHT - BOTTOM + 15, _label(tick), anchor))
+    if mark is not None and flat:
+        left = place(mark, 0)[0]
+        parts.append(f'<line class="mark" x1="{left:.1f}" x2="{left:.1f}" y1="{TOP}" y2="{TOP + height}"/>')
+    for line, some in zip(lines, points, strict=True):
+        where = [place(a, b) for a, b in some]
+        css = f"curve {line.css}{' faint' if line.faint else ''}"
+        path = " ".join(f"{a:.1f},{b:.1f}" for a, b in where)
+        parts.append(f'<polyline class="{css}" points="{path}"><title>{escape(line.name)}</title></polyline>')
+        if len(where) <= DOTTED and not line.faint:
+            for (a, b), (step, value) in zip(where, some, strict=True):
+                hover = escape(f"{line.name}: {value:.4g} at {step:g}")
+                at = f'cx="{a:.1f}" cy="{b:.1f}" r="3"'
+                parts.append(f'<circle class="dot {line.css}" {at}><title>{hover}</title></circle>')
+    parts.append(_text(LEFT + width / 2, HEIGHT - 6, x, "middle"))
+    parts.append("</svg>")
+    return "".join(parts)
+
+
+def ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """About `count` steps of 1, 2 or 5 times a power of ten, from at most `low` to at least `high`."""
+    if not high > low:
+        low, high = low - (abs(low) / 2 or 1), high + (abs(high) / 2 or 1)
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(number * step, 12) for number in range(first, last + 1)]
+
+
+def legend(series: Sequence[Series | Line]) -> str:
     """Names of the series beside their colours."""
     names = (f'<span class="key"><i class="{s.css}"></i>{escape(s.name)}</span>' for s in series)
     return f'<p class="legend">{"".join(names)}</p>'
@@ -95,6 +170,14 @@ def nice_ceiling(value: float) -> float:
     while power > value:
         power /= 10
     return next(power * factor for factor in (1, 2, 4, 6, 8, 10) if power * factor >= value)
+
+
+def _label(value: float) -> str:
+    """A tick in few characters: 2000, 0.05, 6e-4, 2e5."""
+    if value == 0 or 0.01 <= abs(value) < 1e5:
+        return f"{value:g}"
+    mantissa, _, power = f"{value:.6e}".partition("e")
+    return f"{float(mantissa):g}e{int(power)}"
 
 
 def _grid_line(y: float, label: str) -> str:
