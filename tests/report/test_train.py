@@ -1,5 +1,6 @@
 """Reading what a run left, the rule of the verdict on drawn curves, and the page."""
 
+import importlib
 import io
 import json
 import math
@@ -161,9 +162,8 @@ def test_tensorboard_events_of_a_resumed_run(tmp_path: Path) -> None:
 
 def test_lightning_csv(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="Lightning is in the train extra")
+    importlib.import_module("vistill.train")  # lets Lightning load beside any torchvision
     from lightning.pytorch.loggers import CSVLogger
-
-    import vistill.train  # noqa: F401  # lets Lightning load beside any torchvision
 
     folder = write_run(tmp_path / "run")
     logger = CSVLogger(str(folder), name="logs", version="")

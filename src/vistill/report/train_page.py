@@ -105,7 +105,7 @@ def last_step(curves: Mapping[str, Curve]) -> int:
 
 
 def chart(title: str, curves: Sequence[Curve], last: int, mark: float | None = None) -> Panel:
-    """Curves over steps 0 to `last`; equal ones share a line, long ones are thinned, and smoothed in front."""
+    """Curves over steps 0 to `last`; equal ones share a line, long ones are thinned and smoothed."""
     named: dict[tuple[tuple[int, ...], tuple[float, ...]], list[str]] = {}
     for curve in curves:
         named.setdefault((curve.steps, curve.values), []).append(short(curve.name))
