@@ -38,7 +38,9 @@ def write_evaluation(
         trained=({"run": "r", "seed": seed, "data": {}, "git": ""},),
     )
     scored = score_run(run)
-    metrics = to_json(scored, model, folder.name, "shapes", "dev", Speed(4, 1, 10.0 + seed, 9.0, 19.0))
+    metrics = to_json(
+        scored, model, folder.name, "shapes", "dev", Speed(4, 1, 10.0 + seed, 9.0, 19.0, 5.0 + seed)
+    )
     for path, value in (changes or {}).items():
         *parents, last = path.split(".")
         place = metrics

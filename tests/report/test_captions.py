@@ -178,6 +178,7 @@ def test_the_time_of_a_picture_is_that_of_one_alone() -> None:
     assert found is not None
     assert (found.pictures, found.threads) == (4, 3)
     assert 0 < found.low_ms <= found.median_ms <= found.high_ms
+    assert found.cpu_ms > 0
     assert measure_speed(model(speaker), rows(), 0) is None
     assert measure_speed(model(), rows(1), 9).pictures == 1
 

@@ -28,7 +28,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for name, right in (("plain", 0.3), ("taught", 0.6)):
         paths = [write_evaluation(root / f"{name}-{seed}", right, seed) for seed in range(3)]
         words[name] = f"{name}={','.join(map(str, paths))}"
-    large = {"model.parameters": 9_000_000, "speed.median_ms": 44.0, "model.sha256": "t"}
+    large = {
+        "model.parameters": 9_000_000,
+        "speed.median_ms": 44.0,
+        "speed.cpu_ms": 24.0,
+        "model.sha256": "t",
+    }
     words["teacher"] = f"the teacher={write_evaluation(root / 'teacher', 0.8, 9, changes=large)}"
     return words
 
@@ -72,8 +77,8 @@ def test_means_and_spreads_are_those_of_the_evaluations(report: Report, folders:
             assert line.intervals[name].low < spread.mean < line.intervals[name].high
         for name, spread in line.variety.items():
             assert spread.mean == pytest.approx(np.mean([m["variety"][name]["model"] for m in told]))
-        assert (line.parameters, line.megabytes, line.milliseconds) == (2_000_000, 8.0, 11.0)
-        assert line.time_share == pytest.approx(0.25)
+        assert (line.parameters, line.megabytes) == (2_000_000, 8.0)
+        assert (line.milliseconds, line.cpu_milliseconds, line.cpu_share) == (11.0, 6.0, 0.25)
     assert teacher.scores["CIDEr"].deviation is None
     assert teacher.parameters == 9_000_000
 
@@ -95,7 +100,7 @@ def test_differences_and_shares(report: Report) -> None:
 def test_another_baseline_turns_the_sign(report: Report, folders: dict[str, str]) -> None:
     students = [read_system(folders["plain"]), read_system(folders["taught"])]
     other = compare_systems(students, baseline="taught", samples=200)
-    assert (other.teacher, other.lines[0].teacher_share, other.lines[0].time_share) == ("", None, None)
+    assert (other.teacher, other.lines[0].teacher_share, other.lines[0].cpu_share) == ("", None, None)
     there, back = report.lines[2].against["CIDEr"], other.lines[0].against["CIDEr"]
     assert back.difference.value == pytest.approx(-there.difference.value)
     with pytest.raises(ConfigError, match=r"'nobody'.*'plain', 'taught'"):
@@ -177,7 +182,7 @@ def test_old_evaluations_without_size_and_time(tmp_path: Path) -> None:
     del metrics["speed"]
     (folder / "metrics.json").write_text(json.dumps(metrics))
     report = compare_systems([read_system(f"old={folder}")], samples=20)
-    assert score_rows(report)[0][1:6] == ["1", "–", "–", "–", "–"]
+    assert score_rows(report)[0][1:7] == ["1", "–", "–", "–", "–", "–"]
     assert any("no time" in note for note in report.notes)
     read(to_html(report, {}))
 

@@ -96,33 +96,37 @@ def _check(row: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Speed:
-    """Milliseconds from an encoded picture to its caption, one picture at a time: median and quartiles."""
+    """Milliseconds from an encoded picture to its caption, one picture at a time."""
 
     pictures: int
     threads: int | None
     median_ms: float
     low_ms: float
     high_ms: float
+    """Quartiles of what a clock shows."""
+    cpu_ms: float
+    """Median of the processor time of all threads, which other work on the machine changes far less."""
 
 
 def measure_speed(model: Model, rows: Rows, count: int) -> Speed | None:
     """Caption `count` pictures one by one after two to warm up, spread over `rows`; None for count 0.
 
-    Each is one that `caption_rows` could read. The median bears a machine that is busy now and then.
+    Each is one that `caption_rows` could read.
     """
     if not count:
         return None
     chosen = np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int).tolist()
-    times = []
+    times, work = [], []
     for number in [*chosen[:2], *chosen]:
         image = rows[number]["image"]
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.process_time()
         model.caption([image])
         times.append(1000 * (time.perf_counter() - began))
-    low, median, high = (
-        round(float(q), 3) for q in np.quantile(times[min(2, len(chosen)) :], [0.25, 0.5, 0.75])
-    )
-    return Speed(len(chosen), model.threads, median, low, high)
+        work.append(1000 * (time.process_time() - worked))
+    kept = slice(len(times) - len(chosen), None)
+    low, median, high = (round(float(q), 3) for q in np.quantile(times[kept], [0.25, 0.5, 0.75]))
+    cpu = round(float(np.median(work[kept])), 3)
+    return Speed(len(chosen), model.threads, median, low, high, cpu)
 
 
 @dataclass(frozen=True)

@@ -77,8 +77,10 @@ class Line:
     """Of weights or graphs and tokenizer, 10^6 bytes; mean over seeds."""
     milliseconds: float | None
     """From an encoded picture to its caption, one at a time: mean over seeds of the medians."""
-    time_share: float | None
-    """Of the teacher's milliseconds."""
+    cpu_milliseconds: float | None
+    """The same in processor time of all threads."""
+    cpu_share: float | None
+    """Of the teacher's processor time."""
     scores: dict[str, Spread]
     intervals: dict[str, Interval]
     """95%, over pictures and seeds."""
@@ -305,7 +307,8 @@ def _line(
     ]
     compared = {} if system.name == baseline else compare_drawn(drawn[baseline], ours)
     share = share_drawn(drawn[teacher.name], ours, MAIN) if teacher and system is not teacher else None
-    time, theirs = _mean_time(system), _mean_time(teacher) if teacher else None
+    cpu = _mean_time(system, "cpu_ms")
+    theirs = _mean_time(teacher, "cpu_ms") if teacher else None
     sizes = [seed.metrics["model"].get("bytes") for seed in system.seeds]
     spans = intervals_drawn(ours)
     return Line(
@@ -314,8 +317,9 @@ def _line(
         seeds=len(system.seeds),
         parameters=system.seeds[0].metrics["model"].get("parameters"),
         megabytes=None if None in sizes else float(np.mean(sizes)) / 1e6,
-        milliseconds=time,
-        time_share=time / theirs if time and theirs else None,
+        milliseconds=_mean_time(system, "median_ms"),
+        cpu_milliseconds=cpu,
+        cpu_share=cpu / theirs if cpu and theirs else None,
         scores={name: spread([100 * one.corpus[name] for one in scored]) for name in SCORES},
         intervals={name: _times_100(spans[name]) for name in SCORES},
         variety={name: spread([one[name] for one in varied]) for name in VARIETY},
@@ -337,9 +341,10 @@ def _times_100(interval: Interval) -> Interval:
     return Interval(100 * interval.value, 100 * interval.low, 100 * interval.high)
 
 
-def _mean_time(system: System) -> float | None:
-    speeds = [_speed(seed) for seed in system.seeds]
-    return None if None in speeds else float(np.mean([speed["median_ms"] for speed in speeds if speed]))
+def _mean_time(system: System, name: str) -> float | None:
+    times = [(_speed(seed) or {}).get(name) for seed in system.seeds]
+    known = [float(time) for time in times if time is not None]
+    return float(np.mean(known)) if len(known) == len(times) else None
 
 
 def _speed(evaluation: Evaluation) -> dict[str, Any] | None:

@@ -15,15 +15,16 @@ HEAD = (
     "parameters",
     "MB",
     "CPU ms / image",
-    "of teacher's time",
+    "of teacher's",
+    "ms / image",
     *SCORES,
     "distinct",
     "repetition",
 )
 HOW = (
     "Scores: mean over seeds ± standard deviation between them. Distinct: different captions / captions. "
-    "Repetition: share of captions that repeat a word or a word pair. CPU ms: from an encoded picture to its "
-    "caption, one picture at a time, median."
+    "Repetition: share of captions that repeat a word or a word pair. From an encoded picture to its "
+    "caption, one picture at a time, median: CPU ms in processor time of all threads, ms by the clock."
 )
 INTERVALS = (
     "95% intervals and p of a paired bootstrap: the pictures, the same ones for every row, and the seeds of "
@@ -54,8 +55,9 @@ def score_rows(report: Report) -> list[list[str]]:
             str(line.seeds),
             NONE if line.parameters is None else f"{line.parameters / 1e6:,.2f} M",
             NONE if line.megabytes is None else f"{line.megabytes:,.1f}",
+            NONE if line.cpu_milliseconds is None else f"{line.cpu_milliseconds:,.1f}",
+            NONE if line.cpu_share is None else f"{100 * line.cpu_share:.0f}%",
             NONE if line.milliseconds is None else f"{line.milliseconds:,.1f}",
-            NONE if line.time_share is None else f"{100 * line.time_share:.0f}%",
             *(_spread(line.scores[name], 2) for name in SCORES),
             _spread(line.variety["distinct_captions"], 3),
             _spread(line.variety["repetition"], 3),
