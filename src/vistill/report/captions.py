@@ -163,8 +163,15 @@ def to_json(
 ) -> dict[str, Any]:
     """What metrics.json holds; `parameters`, `bytes`, `trained` and `speed` joined format 1 later."""
     run = scored.run
-    who = {"name": name, "kind": model.kind, "sha256": model.hash, "preprocess": model.preprocess}
-    who |= {"parameters": model.parameters, "bytes": model.bytes, "trained": list(model.trained)}
+    who: dict[str, Any] = {
+        "name": name,
+        "kind": model.kind,
+        "sha256": model.hash,
+        "preprocess": model.preprocess,
+        "parameters": model.parameters,
+        "bytes": model.bytes,
+        "trained": list(model.trained),
+    }
     return {
         "format": FORMAT,
         "task": "caption",

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import accumulate
+from typing import Any
 
 from vistill.errors import ImageError
 from vistill.report.charts import Line, legend, line_chart
@@ -58,7 +59,8 @@ def build_page(run: Run, verdict: Verdict) -> str:
         )
         parts[-1] += f' and the last validation.</p><div class="cards">{cards}</div>'
     parts.append(render_details("Settings", without_folders(run.settings)))
-    origin = {name: run.best[name] for name in ("reached", "data", "git", "environment") if name in run.best}
+    told = ("reached", "data", "git", "environment")
+    origin: dict[str, Any] = {name: run.best[name] for name in told if name in run.best}
     if origin:
         rows = render_details("Where best/ comes from", origin).replace('id="details"', 'id="origin"')
         parts.append(rows)
