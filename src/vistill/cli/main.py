@@ -25,6 +25,7 @@ EXTRAS = {
     "onnxscript": "train",
     "pyarrow": "parquet",
     "pycocoevalcap": "eval",
+    "ray": "ray",
     "safetensors": "train",
     "tensorboard": "train",
     "timm": "train",

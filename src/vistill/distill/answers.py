@@ -88,7 +88,7 @@ class TeacherIdentity:
 
     kind: str
     name: str
-    """Folder or hub name, without the path before it."""
+    """Folder or hub name, without the path before it; not compared, as folders are renamed."""
     weights: str
     """sha256 over the weights; of a black box over its URL and model name."""
     preprocess: str

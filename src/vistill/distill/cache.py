@@ -31,7 +31,7 @@ from vistill.runtime.image import AugmentSpec, augment, read_image
 FORMAT = 1
 MANIFEST = "manifest.json"
 _SHARD = re.compile(r"(?P<stem>.+-v\d{2,}-\d{7,}-\d{7,})\.(?P<hash>[0-9a-f]{16})\.arrow")
-_IN_PASSING = ("code", "teacher.details")
+_IN_PASSING = ("code", "teacher.name", "teacher.details")
 
 
 @dataclass(frozen=True)
