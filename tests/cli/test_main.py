@@ -14,7 +14,7 @@ import vistill
 from vistill.cli import main as cli
 from vistill.errors import DataError
 
-COMMANDS = ("caption", "data", "evaluate", "export", "score", "teach", "train")
+COMMANDS = ("caption", "data", "evaluate", "export", "report", "score", "teach", "train")
 PROGRAM = Path(sys.executable).with_name("vistill")
 
 

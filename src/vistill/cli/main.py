@@ -10,6 +10,7 @@ from vistill.cli.caption import caption
 from vistill.cli.data import app as data
 from vistill.cli.evaluate import evaluate
 from vistill.cli.export import export
+from vistill.cli.report import app as report
 from vistill.cli.score import score
 from vistill.cli.teach import app as teach
 from vistill.cli.train import train
@@ -66,6 +67,7 @@ app.add_typer(teach, name="teach", short_help="Ask a teacher once and keep its a
 app.command(short_help="Train a captioner by an experiment.")(train)
 app.command(short_help="Score captions of COCO-format files.")(score)
 app.command(short_help="Score a model on a data set; write a page.")(evaluate)
+app.add_typer(report, name="report", short_help="Pages about a distillation or a training run.")
 app.command(short_help="Turn a checkpoint into a bundle that runs without torch.")(export)
 
 
