@@ -177,11 +177,11 @@ def main() -> None:
         lines = [
             "# A step of distillation: from the cache, and with the teacher online",
             "",
-            "Written by `python benchmarks/distill_epoch.py`. Teacher: ViT-GPT2 of full size, random weights;",
-            f"student: EfficientNet-Lite2 and 3 decoder layers, all of it learning; batches of {options.batch},",
-            f"5 gold captions a picture; medians of {options.rounds} rounds in which the two take turns.",
+            "Written by `python benchmarks/distill_epoch.py`. Teacher: full-size ViT-GPT2, random weights.",
+            f"Student: EfficientNet-Lite2 and 3 decoder layers, all learning; batches of {options.batch},",
+            f"5 gold captions a picture. Medians of {options.rounds} rounds in which the two take turns.",
             "",
-            "| losses of the teacher | cache, s/step | online, s/step | times | reading, % of a step | kB a picture |",
+            "| losses | cache, s/step | online, s/step | times | reading, % of a step | kB a picture |",
             "|---|---|---|---|---|---|",
         ]
         for name in WAYS:

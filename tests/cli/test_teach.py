@@ -149,9 +149,9 @@ def test_ray_gets_what_one_process_gets(
         seen.update(actors=actors, gpus=gpus)
         return make(folder, load(), data, config, progress=progress)
 
-    module = types.ModuleType("vistill.distill.ray_runner")
+    module = types.ModuleType("vistill.distill.cache_ray")
     module.run_on_ray = stand_in  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "vistill.distill.ray_runner", module)
+    monkeypatch.setitem(sys.modules, "vistill.distill.cache_ray", module)
     done = run("run", "good", data, "--out", tmp_path / "c", *WORDS, "--ray", 3)
     assert done.returncode == 0, done.stderr
     assert seen == {"actors": 3, "gpus": 0}

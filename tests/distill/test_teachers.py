@@ -30,10 +30,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
 from vistill.data.text import encode
-from vistill.distill import prompted_teacher, transformers_teachers, vistill_teachers
+from vistill.distill import teachers_prompted, teachers_transformers, teachers_vistill
 from vistill.distill.answers import Answer, Ask, Teacher, Text
-from vistill.distill.asking import picture_seed, tokenizer_hash
 from vistill.distill.teachers import load_teacher
+from vistill.distill.teachers_common import picture_seed, tokenizer_hash
 from vistill.errors import ConfigError
 from vistill.models.captioner import TorchStepper
 from vistill.models.checkpoint import load_captioner
@@ -513,7 +513,7 @@ def test_parts_that_fit_in_memory_make_the_same_answer(
     answers: dict[str, list[Answer]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for module in (vistill_teachers, transformers_teachers, prompted_teacher):
+    for module in (teachers_vistill, teachers_transformers, teachers_prompted):
         monkeypatch.setattr(module, "MOST_LOGITS", 1)  # one picture, or one text, at a time
     found = teachers[kind].answer(pictures(), CAPTIONS, ask_all(teachers[kind]))
     for answer, expected in zip(found, answers[kind], strict=True):
@@ -543,7 +543,7 @@ def test_a_caption_cannot_ask_for_a_second_picture(teachers: dict[str, Teacher])
 def test_pictures_of_different_shapes_go_apart() -> None:
     """A processor may make more inputs of a larger picture; the same shapes go together."""
     inputs = [{"a": torch.zeros(1, n)} for n in (3, 5, 3)]
-    assert prompted_teacher._same_shapes(inputs) == [[0, 2], [1]]
+    assert teachers_prompted._same_shapes(inputs) == [[0, 2], [1]]
 
 
 # Names, files, identities

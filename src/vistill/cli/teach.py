@@ -140,7 +140,7 @@ def run(
             bar.update(task, completed=done, total=total)
 
         if ray:
-            from vistill.distill.ray_runner import run_on_ray
+            from vistill.distill.cache_ray import run_on_ray
 
             load = partial(_load, teacher, device, prompt, threads)
             gpus = 1 if device.startswith("cuda") else 0

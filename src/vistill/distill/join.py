@@ -14,8 +14,8 @@ from torch import Tensor
 from vistill.data.collate import Batch, Item, locate, mirror_words
 from vistill.data.text import encode, pad
 from vistill.distill.answers import Answer, Teacher, Text, check_able
-from vistill.distill.asking import tokenizer_hash
 from vistill.distill.cache import CacheConfig, TeacherCache, view_of
+from vistill.distill.teachers_common import tokenizer_hash
 from vistill.errors import DataError
 from vistill.models.tokens import PAD
 from vistill.runtime.image import AugmentSpec

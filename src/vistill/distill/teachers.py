@@ -29,7 +29,7 @@ def load_teacher(spec: str, device: str = "cpu", prompt: str = "") -> Teacher:
     Raises ConfigError (or BundleError for broken files), saying what was looked for.
     """
     if spec.startswith(("http://", "https://")):
-        from vistill.distill.remote import RemoteConfig, RemoteTeacher
+        from vistill.distill.teachers_remote import RemoteConfig, RemoteTeacher
 
         return RemoteTeacher(spec, RemoteConfig(prompt=prompt) if prompt else RemoteConfig())
     folder = Path(spec)
@@ -40,7 +40,7 @@ def load_teacher(spec: str, device: str = "cpu", prompt: str = "") -> Teacher:
                 raise ConfigError(f"ensemble {spec!r}: {member} is no vistill checkpoint folder")
         return _checkpoints(folders, device)
     if (folder / "manifest.json").is_file():
-        from vistill.distill.vistill_teachers import BundleTeacher
+        from vistill.distill.teachers_vistill import BundleTeacher
 
         return BundleTeacher(folder)
     if _is_checkpoint(folder):
@@ -53,14 +53,14 @@ def load_teacher(spec: str, device: str = "cpu", prompt: str = "") -> Teacher:
 
 
 def _checkpoints(folders: list[Path], device: str) -> Teacher:
-    from vistill.distill.vistill_teachers import CheckpointTeacher
+    from vistill.distill.teachers_vistill import CheckpointTeacher
 
     return CheckpointTeacher(folders, device)
 
 
 def _transformers(source: str, device: str, prompt: str) -> Teacher:
-    from vistill.distill.transformers_asking import load_part
-    from vistill.distill.transformers_teachers import WIRINGS, EncoderTeacher
+    from vistill.distill.teachers_pretrained import load_part
+    from vistill.distill.teachers_transformers import WIRINGS, EncoderTeacher
     from vistill.models.torchvision_repair import repair_torchvision
 
     repair_torchvision()
@@ -76,7 +76,7 @@ def _transformers(source: str, device: str, prompt: str) -> Teacher:
             f"teacher {source!r}: {architecture or config.model_type} does not make text from pictures; "
             f"use {', '.join(WIRINGS)} or what AutoModelForImageTextToText loads"
         )
-    from vistill.distill.prompted_teacher import PromptedTeacher
+    from vistill.distill.teachers_prompted import PromptedTeacher
 
     return PromptedTeacher(source, architecture, device, prompt)
 

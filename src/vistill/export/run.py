@@ -20,6 +20,7 @@ from vistill.export.onnx import export_decoder, export_vision
 from vistill.export.parity import Parity, Picture, compare, logit_error, onnx_start, torch_start
 from vistill.export.quantize import quantize_decoder, quantize_vision
 from vistill.models import checkpoint as captioner_folder
+from vistill.models.captioner import parameter_count
 from vistill.models.checkpoint import load_captioner, weights_hash
 from vistill.models.folder import read_config
 from vistill.models.tokens import BOS, EOS, PAD, UNK
@@ -210,7 +211,8 @@ def _how(config: ExportConfig, model: torch.nn.Module) -> dict[str, Any]:
         "torch": torch.__version__,
         "onnxruntime": onnxruntime.__version__,
     }
-    how: dict[str, Any] = {"weights": weights_hash(model.state_dict()), **versions}
+    size = {"parameters": parameter_count([model])}
+    how: dict[str, Any] = {"weights": weights_hash(model.state_dict()), **size, **versions}
     if config.precision == "int8":
         how["calibration"] = {"split": "train", "pictures": config.calibration_pictures}
     return how

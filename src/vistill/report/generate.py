@@ -82,7 +82,7 @@ def _open_checkpoints(folders: list[Path], threads: int | None, given: dict[str,
     import numpy as np
     import torch
 
-    from vistill.distill.vistill_teachers import CheckpointTeacher, ensemble_stepper
+    from vistill.distill.teachers_vistill import CheckpointTeacher, ensemble_stepper
     from vistill.models.captioner import parameter_count
     from vistill.models.folder import read_config
     from vistill.models.loading import KINDS

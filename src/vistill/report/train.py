@@ -32,7 +32,7 @@ FALL = 0.02
 """Share of the best dev score by which a fall or a rise counts."""
 TREND = 0.01
 """Share of a train curve by which its change counts."""
-PATHS = ("out", "init_from", "path", "cache", "teacher")
+PATHS = ("out", "init_from", "language", "path", "cache", "teacher")
 """Settings that are paths: only their last part is shown."""
 
 

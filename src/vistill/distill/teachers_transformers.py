@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from vistill.distill.answers import Answer, Ask, Text, check_able
-from vistill.distill.asking import (
+from vistill.distill.teachers_common import (
     MOST_LOGITS,
     array,
     as_text,
@@ -30,7 +30,7 @@ from vistill.distill.asking import (
     pad_right,
     top_k,
 )
-from vistill.distill.transformers_asking import (
+from vistill.distill.teachers_pretrained import (
     Ids,
     Marks,
     captions_of,

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from vistill.distill.answers import Ask, TeacherIdentity
-from vistill.distill.asking import picture_seed, search_for, settings_hash, tokenizer_hash
+from vistill.distill.teachers_common import picture_seed, search_for, settings_hash, tokenizer_hash
 from vistill.errors import ConfigError
 from vistill.models.captioner import parameter_count
 from vistill.models.checkpoint import weights_hash

@@ -20,8 +20,8 @@ from PIL import Image
 from torch import Tensor
 
 from vistill.distill.answers import Answer, Ask, Text, check_able
-from vistill.distill.asking import MOST_LOGITS, as_text, check_top_k, pad_right, top_k
-from vistill.distill.transformers_asking import (
+from vistill.distill.teachers_common import MOST_LOGITS, as_text, check_top_k, pad_right, top_k
+from vistill.distill.teachers_pretrained import (
     Ids,
     Marks,
     captions_of,

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from vistill.data.text import encode
 from vistill.distill.answers import Answer, Ask, TeacherIdentity, Text, check_able
-from vistill.distill.asking import (
+from vistill.distill.teachers_common import (
     MOST_LOGITS,
     array,
     as_text,

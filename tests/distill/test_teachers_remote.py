@@ -21,8 +21,15 @@ pytest.importorskip("torch")
 from tests.distill.tiny_teachers import pictures
 
 from vistill.distill.answers import Ask
-from vistill.distill.remote import KEY, RemoteConfig, RemoteError, RemoteTeacher, data_url, retry_after
 from vistill.distill.teachers import load_teacher
+from vistill.distill.teachers_remote import (
+    KEY,
+    RemoteConfig,
+    RemoteError,
+    RemoteTeacher,
+    data_url,
+    retry_after,
+)
 from vistill.errors import ConfigError
 from vistill.runtime.decode import GenerationConfig
 

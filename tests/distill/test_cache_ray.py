@@ -43,7 +43,7 @@ def _shards(folder: Path) -> dict[str, bytes]:
 
 
 def test_ray_makes_what_one_process_makes_and_goes_on(data: Path, tmp_path: Path) -> None:
-    from vistill.distill.ray_runner import run_on_ray
+    from vistill.distill.cache_ray import run_on_ray
 
     one, many = tmp_path / "one", tmp_path / "many"
     run(one, FakeTeacher(), data, CONFIG)
@@ -65,7 +65,7 @@ def test_ray_makes_what_one_process_makes_and_goes_on(data: Path, tmp_path: Path
 
 
 def test_ray_refuses_what_one_process_refuses(data: Path, tmp_path: Path) -> None:
-    from vistill.distill.ray_runner import run_on_ray
+    from vistill.distill.cache_ray import run_on_ray
 
     config = replace(CONFIG, splits=("dev",), views=1)
     run(tmp_path / "c", FakeTeacher(), data, config)

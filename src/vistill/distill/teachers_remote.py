@@ -28,7 +28,7 @@ from typing import Any
 from PIL import Image
 
 from vistill.distill.answers import Answer, Ask, TeacherIdentity, check_able
-from vistill.distill.asking import picture_seed, settings_hash
+from vistill.distill.teachers_common import picture_seed, settings_hash
 from vistill.errors import ConfigError, VistillError
 
 KEY = "VISTILL_API_KEY"
