@@ -97,6 +97,9 @@ def test_int8_is_smaller_and_close(exported: Exported, tmp_path: Path) -> None:
 
 def test_without_data_random_pictures_are_compared(exported: Exported, tmp_path: Path) -> None:
     manifest = export_captioner(exported.checkpoint, tmp_path / "bundle", ExportConfig(threads=1))
+    searching = ExportConfig(threads=1, num_beams=4, length_penalty=0.5)
+    other = export_captioner(exported.checkpoint, tmp_path / "searching", searching)
+    assert other.generation == replace(manifest.generation, num_beams=4, length_penalty=0.5)
     assert manifest.scores["export"]["pictures"] == 8
     assert manifest.scores["export"]["cider_bundle"] is None
 

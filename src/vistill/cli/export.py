@@ -26,6 +26,12 @@ def export(
         float,
         typer.Option("--max-cider-drop", "--tolerance", help="Refuse above this loss of CIDEr, in points."),
     ] = 1.0,
+    num_beams: Annotated[
+        int | None, typer.Option(help="Beams that the bundle searches with; else the checkpoint's.")
+    ] = None,
+    length_penalty: Annotated[
+        float | None, typer.Option(help="Its length penalty; else the checkpoint's.")
+    ] = None,
     name: Annotated[str, typer.Option(help="Name of the model; else that of the run.")] = "",
     licence: Annotated[str, typer.Option(help="Licence of the weights, as Apache-2.0.")] = "unknown",
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there already.")] = False,
@@ -53,6 +59,8 @@ def export(
         min_agreement=min_agreement,
         max_cider_drop=max_cider_drop,
         threads=threads,
+        num_beams=num_beams,
+        length_penalty=length_penalty,
     )
     if threads:
         import torch

@@ -1,5 +1,6 @@
 """`vistill export`: a checkpoint folder -> a bundle folder, or an error with the figures and no bundle."""
 
+import dataclasses
 import json
 import tempfile
 from collections.abc import Callable, Mapping
@@ -53,6 +54,10 @@ class ExportConfig:
     """Largest loss of CIDEr, in points (CIDEr of 60, not 0.6)."""
     threads: int | None = None
     """Threads of ONNX Runtime while comparing."""
+    num_beams: int | None = None
+    """Beams that the bundle searches with; None: as the checkpoint was trained to."""
+    length_penalty: float | None = None
+    """Its length penalty; None: as the checkpoint was trained to."""
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -86,7 +91,11 @@ def export_captioner(
     checkpoint = find_checkpoint(checkpoint)
     model, tokenizer, _, spec = load_captioner(checkpoint)
     provenance = read_config(checkpoint, captioner_folder.KIND).get("provenance", {})
-    search = GenerationConfig(**provenance.get("config", {}).get("generation", {}))
+    chosen = {"num_beams": config.num_beams, "length_penalty": config.length_penalty}
+    search = dataclasses.replace(
+        GenerationConfig(**provenance.get("config", {}).get("generation", {})),
+        **{name: value for name, value in chosen.items() if value is not None},
+    )
     _check_length(search, model.config.decoder.context)
     pictures = _check_pictures(config, spec)
     out.parent.mkdir(parents=True, exist_ok=True)
