@@ -1,8 +1,6 @@
 """A checkpoint folder: config.json, model.safetensors, tokenizer.json and, once scored, metrics.json."""
 
-import dataclasses
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,10 @@ from tokenizers import Tokenizer
 from vistill.errors import BundleError, ConfigError
 from vistill.files import replacing
 from vistill.models.captioner import Captioner, CaptionerConfig
-from vistill.models.folder import FORMAT, read_config
+from vistill.models.folder import read_config, write_config
 from vistill.models.language import DecoderConfig
 from vistill.models.mapper import MapperConfig
-from vistill.models.vision import VisionConfig, tower_preprocess
+from vistill.models.vision import VisionConfig
 from vistill.runtime.image import Preprocess
 
 KIND = "captioner"
@@ -28,15 +26,8 @@ def save_captioner(folder: Path, model: Captioner, tokenizer: Tokenizer, provena
 
     `provenance` says where the model comes from (data, settings, git revision) and is kept as it is.
     """
-    config = {
-        "format": FORMAT,
-        "kind": KIND,
-        "model": dataclasses.asdict(model.config),
-        "preprocess": tower_preprocess(model.config.vision).to_dict(),
-        "provenance": provenance,
-    }
     with replacing(folder) as temporary:
-        (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        write_config(temporary, KIND, model.config, provenance)
         weights = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
         save_file(weights, temporary / "model.safetensors")
         tokenizer.save(str(temporary / "tokenizer.json"))

@@ -1,12 +1,26 @@
 """What the folders of trained models share: config.json says what they are."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 from vistill.errors import BundleError
+from vistill.models.vision import tower_preprocess
 
 FORMAT = 1
+
+
+def write_config(folder: Path, kind: str, model: Any, provenance: dict[str, Any]) -> None:
+    """Write config.json: settings of a model (a dataclass with `vision`), its preprocessing, its origin."""
+    config = {
+        "format": FORMAT,
+        "kind": kind,
+        "model": dataclasses.asdict(model),
+        "preprocess": tower_preprocess(model.vision).to_dict(),
+        "provenance": provenance,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 def read_config(folder: Path, *kinds: str) -> dict[str, Any]:

@@ -6,8 +6,6 @@ tokenizer.json      ids 0 to 3 are `<pad> <bos> <eos> <unk>`
 language/           the language model as `transformers` saves it; `from_pretrained` opens it on its own
 """
 
-import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +17,10 @@ from tokenizers import Tokenizer
 from vistill.errors import BundleError, ConfigError
 from vistill.files import replacing
 from vistill.models.adopt import require_all_weights
-from vistill.models.folder import FORMAT, read_config
+from vistill.models.folder import read_config, write_config
 from vistill.models.prefix import LanguageConfig, PrefixCaptioner, PrefixConfig, PrefixMapperConfig
 from vistill.models.torchvision_repair import repair_torchvision
-from vistill.models.vision import VisionConfig, tower_preprocess
+from vistill.models.vision import VisionConfig
 from vistill.runtime.image import Preprocess
 
 KIND = "prefix-captioner"
@@ -34,14 +32,7 @@ def save_prefix_captioner(
 ) -> None:
     """Write the folder; it appears at once under its name, replacing an older one."""
     with replacing(folder) as temporary:
-        config = {
-            "format": FORMAT,
-            "kind": KIND,
-            "model": dataclasses.asdict(model.config),
-            "preprocess": tower_preprocess(model.config.vision).to_dict(),
-            "provenance": provenance,
-        }
-        (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        write_config(temporary, KIND, model.config, provenance)
         save_file(
             {name: t.detach().cpu().contiguous() for name, t in _own_weights(model).items()},
             temporary / "model.safetensors",

@@ -5,7 +5,6 @@ The text side is a frozen sentence encoder in the layout of sentence-transformer
 norm (Reimers and Gurevych, arXiv 1908.10084). The picture side regresses to it; both are compared by cosine.
 """
 
-import dataclasses
 import importlib
 import json
 from collections.abc import Mapping, Sequence
@@ -23,9 +22,9 @@ from torch import Tensor, nn
 from vistill.errors import BundleError, ConfigError
 from vistill.files import replacing
 from vistill.models.adopt import require_all_weights
-from vistill.models.folder import FORMAT, read_config
+from vistill.models.folder import read_config, write_config
 from vistill.models.torchvision_repair import repair_torchvision
-from vistill.models.vision import VisionConfig, VisionTower, tower_preprocess
+from vistill.models.vision import VisionConfig, VisionTower
 from vistill.runtime.image import Preprocess
 
 KIND = "image-embedder"
@@ -153,15 +152,8 @@ def cosine_score(pictures: Tensor, texts: Tensor) -> float:
 
 def save_embedder(folder: Path, model: ImageEmbedder, provenance: dict[str, Any]) -> None:
     """Write config.json and model.safetensors; the folder appears at once, replacing an older one."""
-    config = {
-        "format": FORMAT,
-        "kind": KIND,
-        "model": dataclasses.asdict(model.config),
-        "preprocess": tower_preprocess(model.config.vision).to_dict(),
-        "provenance": provenance,
-    }
     with replacing(folder) as temporary:
-        (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        write_config(temporary, KIND, model.config, provenance)
         weights = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
         save_file(weights, temporary / "model.safetensors")
 
