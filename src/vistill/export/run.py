@@ -91,7 +91,7 @@ def export_captioner(
     checkpoint = find_checkpoint(checkpoint)
     model, tokenizer, _, spec = load_captioner(checkpoint)
     provenance = read_config(checkpoint, captioner_folder.KIND).get("provenance", {})
-    chosen = {"num_beams": config.num_beams, "length_penalty": config.length_penalty}
+    chosen: dict[str, Any] = {"num_beams": config.num_beams, "length_penalty": config.length_penalty}
     search = dataclasses.replace(
         GenerationConfig(**provenance.get("config", {}).get("generation", {})),
         **{name: value for name, value in chosen.items() if value is not None},
