@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import typer
 from tests.report.evaluations import as_metrics, write_evaluation
 
 from vistill.cli.report import app
-from vistill.errors import VistillError
 from vistill.report.captions import fingerprint
 from vistill.report.pictures import example_pictures
 
@@ -19,22 +17,9 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run `vistill report ...` inside of this process, with the exit codes of the command line."""
-    command = typer.main.get_command(app)
-    monkeypatch.setenv("NO_COLOR", "1")
-
-    def call(*words: object) -> subprocess.CompletedProcess[str]:
-        capsys.readouterr()
-        try:
-            code = command.main([str(word) for word in words], standalone_mode=False) or 0
-        except VistillError as error:
-            print(f"error: {error}", file=sys.stderr)
-            code = 2
-        told = capsys.readouterr()
-        return subprocess.CompletedProcess(words, code, told.out, told.err)
-
-    return call
+def run(run_app: Callable[[typer.Typer], Run]) -> Run:
+    """Run `vistill report ...`."""
+    return run_app(app)
 
 
 def rows(folder: Path) -> list[str]:

@@ -18,7 +18,7 @@ from vistill.cli.teach import app
 from vistill.distill import teachers
 from vistill.distill.cache import TeacherCache
 from vistill.distill.cache_run import run as make
-from vistill.errors import ConfigError, VistillError
+from vistill.errors import ConfigError
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 WORDS = ("--splits", "train,dev", "--captions", 2, "--top-k", 4, "--views", 2, "--shard-records", 4)
@@ -49,22 +49,9 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeTeacher]:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run `vistill teach ...` inside of this process, with the exit codes of the command line."""
-    command = typer.main.get_command(app)
-    monkeypatch.setenv("NO_COLOR", "1")
-
-    def call(*words: object) -> subprocess.CompletedProcess[str]:
-        capsys.readouterr()
-        try:
-            code = command.main([str(word) for word in words], standalone_mode=False) or 0
-        except VistillError as error:
-            print(f"error: {error}", file=sys.stderr)
-            code = 2
-        output = capsys.readouterr()
-        return subprocess.CompletedProcess(words, code, output.out, output.err)
-
-    return call
+def run(run_app: Callable[[typer.Typer], Run]) -> Run:
+    """Run `vistill teach ...`."""
+    return run_app(app)
 
 
 def test_plan_run_info_verify(data: Path, tmp_path: Path, run: Run, fakes: dict[str, FakeTeacher]) -> None:

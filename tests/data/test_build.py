@@ -13,6 +13,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.killing import run_script
 
 from vistill.data import build as building
 from vistill.data import scan
@@ -350,72 +351,34 @@ def test_an_empty_cell_is_a_named_loss(tmp_path: Path, photo) -> None:
 
 
 KILLER = """
-import os, random, signal, sys
+import sys
 from pathlib import Path
+from tests.killing import kill_and_compare
 from vistill.data import scan
 from vistill.data.dataset import BuildConfig, build
 
 scan.CHUNK = 4  # many small files: many places to be killed at
-root, target, seed, points = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-WATCHED = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir"}
+target, seed, points, root = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
 
-def run(out, die_at=None):
-    # Build in a child that kills itself at the n-th thing it does to the file system below `target`.
-    child = os.fork()
-    if child == 0:
-        count = 0
-        def hook(event, args):
-            nonlocal count
-            if event in WATCHED and str(target) in str(args[0]):
-                count += 1
-                if count == die_at:
-                    os.kill(os.getpid(), signal.SIGKILL)
-        sys.addaudithook(hook)
-        build("flickr8k", root, out, BuildConfig(shard_size=3))
-        (target / "count").write_text(str(count))
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    assert os.WIFSIGNALED(status) or status == 0, status
-    return status == 0
+def make(out):
+    build("flickr8k", root, out, BuildConfig(shard_size=3))
 
-def contents(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-assert run(target / "plain")
-total = int((target / "count").read_text())
-expected = contents(target / "plain")
-rng = random.Random(seed)
-chosen = range(1, total + 1) if points == 0 else sorted(rng.sample(range(1, total + 1), points))
-for point in chosen:
-    out = target / f"killed-{point}"
-    assert not run(out, point), f"point {point} of {total} was not reached"
-    again = rng.randrange(1, 40)  # killed once more on the way, perhaps
-    run(out, again)
-    assert run(out), point
-    assert contents(out) == expected, f"killed at {point} and {again} of {total}: other bytes"
+total = kill_and_compare(make, target, seed, points, again_before=40)
 left = sorted(p.name for p in target.iterdir() if p.name.startswith("."))
 assert not left, left
 print(total)
 """
 
 
-def _kill(flickr: Path, target: Path, points: int) -> int:
-    target.mkdir()
-    command = [sys.executable, "-c", KILLER, str(flickr), str(target), "7", str(points)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return int(done.stdout)
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_at_seeded_points_and_run_again_gives_the_same_bytes(flickr: Path, tmp_path: Path) -> None:
-    assert _kill(flickr, tmp_path / "killed", 5) > 50
+    assert run_script(KILLER, tmp_path / "killed", 5, flickr) > 50
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_at_every_point_and_run_again_gives_the_same_bytes(flickr: Path, tmp_path: Path) -> None:
-    assert _kill(flickr, tmp_path / "killed", 0) > 50
+    assert run_script(KILLER, tmp_path / "killed", 0, flickr) > 50
 
 
 @pytest.mark.data

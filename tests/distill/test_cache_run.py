@@ -1,13 +1,12 @@
 """Making a cache: planned, killed anywhere, shared between processes, and never over something else."""
 
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.distill.fake_teacher import FakeTeacher
+from tests.killing import run_script
 from tests.tiny import build_data
 
 from vistill.distill import cache_run
@@ -182,72 +181,32 @@ def test_ranks_that_start_together_agree_on_one_manifest(
 
 
 KILLER = """
-import os, random, signal, sys
+import sys
 from pathlib import Path
-root, data, target, seed, points = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), *map(int, sys.argv[4:])
-sys.path.insert(0, root)
 from tests.distill.fake_teacher import FakeTeacher
+from tests.killing import kill_and_compare
 from vistill.distill import cache
 from vistill.distill.answers import Ask
-from vistill.distill.cache_run import run as make
+from vistill.distill.cache_run import run
 
+target, seed, points, data = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
 cache.git_revision = lambda: "fixed"  # of a checkout where somebody may commit meanwhile
 config = cache.CacheConfig(("train", "dev"), 2, shard_records=4,
     ask=Ask(captions=1, top_k=4, hidden="pooled"))
-WATCHED = {"open", "os.rename", "os.mkdir", "os.remove"}
 
-def run(out, die_at=None):
-    # Make the cache in a child that kills itself at the n-th thing it does to the file system below `target`.
-    child = os.fork()
-    if child == 0:
-        count = 0
-        def hook(event, args):
-            nonlocal count
-            if event in WATCHED and str(target) in str(args[0]):
-                count += 1
-                if count == die_at:
-                    os.kill(os.getpid(), signal.SIGKILL)
-        sys.addaudithook(hook)
-        make(out, FakeTeacher(), data, config)
-        (target / "count").write_text(str(count))
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    assert os.WIFSIGNALED(status) or status == 0, status
-    return status == 0
+def make(out):
+    run(out, FakeTeacher(), data, config)
 
-def contents(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-assert run(target / "plain")
-total = int((target / "count").read_text())
-expected = contents(target / "plain")
-rng = random.Random(seed)
-chosen = range(1, total + 1) if points == 0 else sorted(rng.sample(range(1, total + 1), points))
-for point in chosen:
-    out = target / f"killed-{point}"
-    assert not run(out, point), f"point {point} of {total} was not reached"
-    again = rng.randrange(1, 30)  # killed once more on the way, perhaps
-    run(out, again)
-    assert run(out), point
-    assert contents(out) == expected, f"killed at {point} and {again} of {total}: other bytes"
-print(total)
+print(kill_and_compare(make, target, seed, points, again_before=30))
 """
-
-
-def _kill(data: Path, target: Path, points: int) -> int:
-    target.mkdir()
-    command = [sys.executable, "-c", KILLER, str(ROOT), str(data), str(target), "7", str(points)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return int(done.stdout)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_at_seeded_points_and_run_again_gives_the_same_bytes(data: Path, tmp_path: Path) -> None:
-    assert _kill(data, tmp_path / "killed", 5) > 30
+    assert run_script(KILLER, tmp_path / "killed", 5, data) > 30
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_at_every_point_and_run_again_gives_the_same_bytes(data: Path, tmp_path: Path) -> None:
-    assert _kill(data, tmp_path / "killed", 0) > 30
+    assert run_script(KILLER, tmp_path / "killed", 0, data) > 30

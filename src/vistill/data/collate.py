@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vistill.data.text import encode, pad
-from vistill.data.views import Views, view_seed
+from vistill.data.views import Views, draw_view
 from vistill.models.tokens import PAD
 from vistill.runtime.image import AugmentSpec, Preprocess, augment, read_image, to_array
 
@@ -133,9 +133,7 @@ def replayed_pixels(
 
     def load(row: int, draw: int) -> View:
         sample, number = table[row], draw % views
-        image, mirrored = read_image(sample["image"]), False
-        if number:
-            image, mirrored = augment(image, spec, view_seed(seed, sample["key"], number))
+        image, mirrored = draw_view(sample["image"], sample["key"], number, spec, seed)
         return View(to_array(image, preprocess), mirrored, number)
 
     return load
@@ -174,13 +172,17 @@ def mirror_words(text: str) -> str:
     return " ".join(_MIRROR.get(word, word) for word in text.split())
 
 
+def pad_texts(pictures: Sequence[Sequence[Sequence[int]]]) -> Tensor:
+    """Ids of the texts of B pictures -> int64 [B, C, T], filled on the right; a missing text is padding."""
+    most = max(1, *map(len, pictures))
+    ids = [text for texts in pictures for text in [*texts, *[[PAD, PAD]] * (most - len(texts))]]
+    return torch.tensor(pad(ids), dtype=torch.int64).view(len(pictures), most, -1)
+
+
 def collate(rows: Sequence[tuple[Item, NDArray[Any]]], start: int) -> Batch:
     """Rows of one batch; pictures with fewer captions than others, or none, are filled with padding rows."""
     items = tuple(item for item, _ in rows)
-    most = max(1, *(len(item.texts) for item in items))
-    nothing = [PAD, PAD]
-    ids = [text for item in items for text in [*item.texts, *[nothing] * (most - len(item.texts))]]
-    tokens = torch.tensor(pad(ids), dtype=torch.int64).view(len(items), most, -1)
+    tokens = pad_texts([item.texts for item in items])
     pixels = torch.from_numpy(np.stack([pixels for _, pixels in rows])).float()
     return Batch(tuple(item.key for item in items), pixels, start, tokens, items)
 

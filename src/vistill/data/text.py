@@ -61,7 +61,7 @@ def encode(tokenizer: Tokenizer, caption: str, longest: int) -> list[int]:
     return [BOS, *ids, EOS][:longest]
 
 
-def pad(rows: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Rows of ids filled with `<pad>` on the right to the longest."""
+def pad(rows: Sequence[Sequence[int]], fill: int = PAD) -> list[list[int]]:
+    """Rows of ids filled with `fill` on the right to the longest."""
     longest = max(map(len, rows))
-    return [[*row, *[PAD] * (longest - len(row))] for row in rows]
+    return [[*row, *[fill] * (longest - len(row))] for row in rows]

@@ -21,6 +21,7 @@ import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -68,6 +69,17 @@ class Views:
 def view_seed(seed: int, key: str, view: int) -> int:
     """The augmentation seed of a picture's view, the same on every machine."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{key}/{view}".encode()).digest()[:8], "little")
+
+
+def draw_view(image: bytes, key: str, view: int, spec: AugmentSpec, seed: int) -> tuple[Image.Image, bool]:
+    """View `view` of a picture, RGB and upright, and whether it is mirrored; view 0 is the clean picture.
+
+    Raises ImageError.
+    """
+    picture = read_image(image)
+    if view == 0:
+        return picture, False
+    return augment(picture, spec, view_seed(seed, key, view))
 
 
 def build_views(
@@ -132,10 +144,7 @@ def _build_one(
 
     def load(index: int) -> tuple[NDArray[np.float32], bool]:
         row = rows[index]
-        image = read_image(row["image"])
-        mirrored = False
-        if view:
-            image, mirrored = augment(image, spec, view_seed(seed, row["key"], view))
+        image, mirrored = draw_view(row["image"], row["key"], view, spec, seed)
         return to_array(image, preprocess), mirrored
 
     temporary = _path(folder, split, view).with_suffix(".npy.part")

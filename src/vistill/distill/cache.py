@@ -20,13 +20,13 @@ from typing import Any
 from PIL import Image
 
 from vistill.data.dataset import open_split, read_report
-from vistill.data.views import view_seed
+from vistill.data.views import draw_view
 from vistill.distill.answers import Answer, Ask, TeacherIdentity
 from vistill.distill.cache_shards import HIDDEN_DTYPES, Layout, Shard
 from vistill.errors import ConfigError, DataError
 from vistill.provenance import git_revision
 from vistill.runtime.decode import GenerationConfig
-from vistill.runtime.image import AugmentSpec, augment, read_image
+from vistill.runtime.image import AugmentSpec
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -233,10 +233,7 @@ class TeacherCache:
 
 def view_of(image: bytes, key: str, view: int, config: CacheConfig) -> tuple[Image.Image, bool]:
     """View `view` of a picture, RGB and upright, and whether it is mirrored. Raises ImageError."""
-    picture = read_image(image)
-    if view == 0:
-        return picture, False
-    return augment(picture, config.augment, view_seed(config.seed, key, view))
+    return draw_view(image, key, view, config.augment, config.seed)
 
 
 def make_manifest(teacher: TeacherIdentity, data: Path, config: CacheConfig) -> dict[str, Any]:

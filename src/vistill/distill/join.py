@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from vistill.data.collate import Batch, Item, locate, mirror_words
-from vistill.data.text import encode, pad
+from vistill.data.collate import Batch, Item, locate, mirror_words, pad_texts
+from vistill.data.text import encode
 from vistill.distill.answers import Answer, Teacher, Text, check_able
 from vistill.distill.cache import CacheConfig, TeacherCache, view_of
 from vistill.distill.teachers_common import tokenizer_hash
@@ -105,11 +105,11 @@ def join(
             of_gold = _top_k([[answer.gold[i] for i in item.shown] for answer, item in pairs], batch.tokens)
         if any(answer.generated for answer in answers):
             ids = [[text.ids.tolist() for text in answer.generated] for answer in answers]
-            tokens = _padded(ids).to(device)
+            tokens = pad_texts(ids).to(device)
             of_tokens = _top_k([answer.generated for answer in answers], tokens)
     elif "captions" in wants:
         ids = [[encode(tokenizer, text, longest) for text in answer.captions] for answer in answers]
-        tokens = _padded(ids).to(device)
+        tokens = pad_texts(ids).to(device)
     return Taught(
         tokens=tokens,
         of_gold=of_gold,
@@ -121,13 +121,6 @@ def join(
 
 def _stacked(states: Sequence[NDArray[np.float32] | None], device: torch.device) -> Tensor:
     return torch.from_numpy(np.stack([state for state in states if state is not None])).to(device)
-
-
-def _padded(rows: Sequence[Sequence[list[int]]]) -> Tensor:
-    """Ids of B pictures' texts -> int64 [B, C, T], missing texts all padding."""
-    most = max(map(len, rows))
-    flat = [text for texts in rows for text in [*texts, *[[PAD]] * (most - len(texts))]]
-    return torch.tensor(pad(flat), dtype=torch.int64).view(len(rows), most, -1)
 
 
 def _top_k(texts: Sequence[Sequence[Text]], tokens: Tensor) -> TopK:

@@ -13,6 +13,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from vistill.data.text import pad
 from vistill.distill.answers import Ask, Text
 from vistill.errors import ConfigError
 from vistill.runtime.decode import GenerationConfig
@@ -36,8 +37,7 @@ def picture_seed(seed: int, image: Image.Image) -> int:
 
 def pad_right(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
     """Rows of ids -> int64 [R, T], filled on the right to the longest."""
-    longest = max(map(len, rows))
-    return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows], dtype=torch.int64)
+    return torch.tensor(pad(rows, fill), dtype=torch.int64)
 
 
 def top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:

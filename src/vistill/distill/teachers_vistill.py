@@ -21,6 +21,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from vistill.data.collate import pad_texts
 from vistill.data.text import encode
 from vistill.distill.answers import Answer, Ask, TeacherIdentity, Text, check_able
 from vistill.distill.teachers_common import (
@@ -131,11 +132,9 @@ class CheckpointTeacher:
 
     def _texts(self, ids: list[list[Ids]], memories: Sequence[Tensor], ask: Ask) -> list[list[Text]]:
         """Texts of each picture, with the top K of the token after each id but the last."""
-        most = max(map(len, ids))
-        if not ask.top_k or most == 0:
+        if not ask.top_k or not any(ids):
             return [[as_text(row) for row in rows] for rows in ids]
-        flat = pad_right([row for rows in ids for row in [*rows, *[[PAD, PAD]] * (most - len(rows))]], PAD)
-        tokens = flat.view(len(ids), most, -1)[..., :-1].to(self.device)  # [B, C, T - 1]
+        tokens = pad_texts(ids)[..., :-1].to(self.device)  # [B, C, T - 1]
         step = max(1, MOST_LOGITS // (tokens[0].numel() * self.identity.vocab_size))
         out: list[list[Text]] = []
         for start in range(0, len(ids), step):

@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from vistill.errors import BundleError, ConfigError
 from vistill.files import replacing
 from vistill.models.captioner import Captioner, CaptionerConfig
-from vistill.models.folder import read_config, write_config
+from vistill.models.folder import load_weights, read_config, write_config
 from vistill.models.language import DecoderConfig
 from vistill.models.mapper import MapperConfig
 from vistill.models.vision import VisionConfig
@@ -46,13 +45,7 @@ def load_captioner(folder: Path | str) -> tuple[Captioner, Tokenizer, CaptionerC
     except (KeyError, TypeError, ConfigError) as error:
         raise BundleError(f"{folder / 'config.json'}: {error!r} does not describe a captioner") from error
     model = Captioner(config)
-    weights = folder / "model.safetensors"
-    if not weights.is_file():
-        raise BundleError(f"{weights} is missing: the checkpoint is incomplete")
-    try:
-        model.load_state_dict(load_file(weights), strict=True)
-    except (SafetensorError, RuntimeError) as error:
-        raise BundleError(f"{weights} does not fit its config.json: {error}") from error
+    load_weights(model, folder)
     tokenizer_file = folder / "tokenizer.json"
     if not tokenizer_file.is_file():
         raise BundleError(f"{tokenizer_file} is missing: the checkpoint is incomplete")

@@ -5,6 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
 from vistill.errors import BundleError
 from vistill.models.vision import tower_preprocess
 
@@ -21,6 +25,17 @@ def write_config(folder: Path, kind: str, model: Any, provenance: dict[str, Any]
         "provenance": provenance,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Fill a model from model.safetensors of its folder. Raises BundleError, naming the file."""
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise BundleError(f"{weights} is missing: the checkpoint is incomplete")
+    try:
+        model.load_state_dict(load_file(weights), strict=True)
+    except (SafetensorError, RuntimeError) as error:
+        raise BundleError(f"{weights} does not fit its config.json: {error}") from error
 
 
 def read_config(folder: Path, *kinds: str) -> dict[str, Any]:

@@ -14,15 +14,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from vistill.errors import BundleError, ConfigError
 from vistill.files import replacing
 from vistill.models.adopt import require_all_weights
-from vistill.models.folder import read_config, write_config
+from vistill.models.folder import load_weights, read_config, write_config
 from vistill.models.torchvision_repair import repair_torchvision
 from vistill.models.vision import VisionConfig, VisionTower
 from vistill.runtime.image import Preprocess
@@ -167,13 +166,8 @@ def load_embedder(folder: Path | str) -> tuple[ImageEmbedder, Preprocess]:
         preprocess = Preprocess.from_dict(raw["preprocess"])
     except (KeyError, TypeError, ConfigError) as error:
         raise BundleError(f"{folder / 'config.json'}: {error!r} does not describe an {KIND}") from error
-    model, weights = ImageEmbedder(config), folder / "model.safetensors"
-    if not weights.is_file():
-        raise BundleError(f"{weights} is missing: the checkpoint is incomplete")
-    try:
-        model.load_state_dict(load_file(weights), strict=True)
-    except (SafetensorError, RuntimeError) as error:
-        raise BundleError(f"{weights} does not fit its config.json: {error}") from error
+    model = ImageEmbedder(config)
+    load_weights(model, folder)
     return model.eval(), preprocess
 
 

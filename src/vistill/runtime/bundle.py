@@ -14,14 +14,13 @@ import hashlib
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from vistill.errors import BundleError, ConfigError
-from vistill.files import sync_file
+from vistill.files import replacing
 from vistill.runtime.decode import GenerationConfig
 from vistill.runtime.image import Preprocess
 
@@ -183,9 +182,7 @@ def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, Path], ca
     """
     if folder.exists():
         raise BundleError(f"{folder}: exists already; remove it or choose another name")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with replacing(folder) as temporary:
         entries = {}
         for role, name in FILES.items():
             shutil.copyfile(files[role], temporary / name)
@@ -198,13 +195,6 @@ def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, Path], ca
         )
         (temporary / CARD).write_text(card, "utf-8")
         validate(temporary)
-        for path in temporary.iterdir():
-            sync_file(path)
-        temporary.chmod(0o755)
-        temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return filled
 
 

@@ -69,6 +69,10 @@ class DataConfig:
             if getattr(self, name) < 0:
                 raise ConfigError(f"datamodule.{name}={getattr(self, name)}: must not be negative")
 
+    def train_splits(self) -> list[str]:
+        """The splits that `train_split` names."""
+        return self.train_split.split("+")
+
 
 class CaptionData(L.LightningDataModule):
     """Loaders over the train and dev pictures that have captions."""
@@ -79,7 +83,7 @@ class CaptionData(L.LightningDataModule):
         self.seed = seed
         self.epochs = epochs
         folder = Path(config.path)
-        self.train_splits = config.train_split.split("+")
+        self.train_splits = config.train_splits()
         self.train_table: Table = concatenate_datasets([open_split(folder, s) for s in self.train_splits])
         self.dev_table = open_split(folder, config.dev_split)
         uncaptioned = sum(not captions for captions in self.train_table["captions"])

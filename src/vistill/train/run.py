@@ -233,7 +233,7 @@ def _sized(decoder: Sized, tokenizer: Tokenizer) -> Sized:
 def _open_teaching(config: TrainConfig, tokenizer: Tokenizer, longest: int) -> Teaching | None:
     """The teacher's cache, if a loss needs it. Raises DataError with the reason if it does not fit."""
     wants, data = config.objective.wants(), config.datamodule
-    splits = data.train_split.split("+")
+    splits = data.train_splits()
     if not wants or not data.teacher:
         return None
     cache = open_cache(
