@@ -46,7 +46,7 @@ class Mapper(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Pre-norm self-attention and feed-forward over patches, [B, N, D] -> [B, N, D]."""
+    """Pre-norm self-attention and feed-forward over patches or tokens, [B, N, D] -> [B, N, D]."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -58,10 +58,11 @@ class EncoderLayer(nn.Module):
         self.feed = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x [B, N, D]; mask bool, broadcast to [B, h, N, N], True where a place may look."""
         b, n, d = x.shape
         q, k, v = self.qkv(self.norm_1(x)).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, d)
+        mixed = F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).reshape(b, n, d)
         x = x + self.dropout(self.out(mixed))
         out: Tensor = x + self.dropout(self.feed(self.norm_2(x)))
         return out
