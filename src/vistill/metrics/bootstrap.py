@@ -10,7 +10,7 @@ replacement and for each system on its own. The variance of few seeds drawn that
 (S - 1) / S; their deviations are stretched by the root of its inverse (Rao and Wu 1988).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +51,21 @@ def intervals(
     _check(samples, level)
     drawn = _resampled(scores, samples, seed)
     return {name: _interval(scores.corpus[name], values, level) for name, values in drawn.items()}
+
+
+def ratio_intervals(
+    ratios: Mapping[str, tuple[Floats, Floats]], samples: int = 1000, level: float = 0.95, seed: int = 0
+) -> dict[str, Interval]:
+    """Interval of sum(parts) / sum(wholes) for each (parts, wholes), float64 [n] over the same n pictures.
+
+    wholes are above 0. Raises ConfigError for a useless `samples` or `level`.
+    """
+    _check(samples, level)
+    parts = np.stack([part for part, _ in ratios.values()], axis=1)
+    wholes = np.stack([whole for _, whole in ratios.values()], axis=1)
+    drawn = np.concatenate([w @ parts / (w @ wholes) for w in _weights(len(parts), samples, seed)])
+    values = parts.sum(axis=0) / wholes.sum(axis=0)
+    return {name: _interval(float(values[i]), drawn[:, i], level) for i, name in enumerate(ratios)}
 
 
 def compare(
