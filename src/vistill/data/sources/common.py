@@ -1,7 +1,9 @@
-"""What the readers share: text files with their usual dirt, and names that must stay in their folder."""
+"""What the readers share: files with their usual dirt, names that must stay in their folder, drawn splits."""
 
+import csv
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -36,6 +38,34 @@ def require_fractions(dev_fraction: float, test_fraction: float) -> None:
         )
 
 
+def drawn_split(group: str, dev_fraction: float, test_fraction: float, seed: int) -> str:
+    """Return the split of a group of pictures (or of one), drawn by sha256(seed, group) alone.
+
+    The fractions are expected ones, and no group depends on the others: for sources too large to hold.
+    """
+    place = int.from_bytes(_lot(group, seed)[:8], "big") / 2**64
+    return "dev" if place < dev_fraction else "test" if place < dev_fraction + test_fraction else "train"
+
+
+def drawn_splits(
+    groups: Iterable[str], dev_fraction: float, test_fraction: float, seed: int
+) -> dict[str, str]:
+    """Return {group: split}: of the groups sorted by sha256(seed, group), the first part goes to dev, the
+    next to test, the rest to train. The fractions are met to one group; the order of `groups` has no effect.
+    """
+    order = sorted(set(groups), key=lambda group: _lot(group, seed))
+    dev = round(dev_fraction * len(order))
+    test = dev + round(test_fraction * len(order))
+    return {
+        group: "dev" if number < dev else "test" if number < test else "train"
+        for number, group in enumerate(order)
+    }
+
+
+def _lot(group: str, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}:{group}".encode("utf-8", "surrogatepass")).digest()
+
+
 def folder_split(name: str) -> str:
     """Return the split that a folder or file is named after, or ""."""
     try:
@@ -52,8 +82,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str | Dropped]]:
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
             if number == 1:
-                if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-                    raise DataError(f"{path}: is UTF-16; convert it to UTF-8")
+                _refuse_utf16(raw, path)
                 raw = raw.removeprefix(b"\xef\xbb\xbf")
             raw = raw.rstrip(b"\r\n")
             if not raw.strip():
@@ -65,6 +94,11 @@ def read_lines(path: Path) -> Iterator[tuple[int, str | Dropped]]:
                 yield number, Dropped(f"{path.name}:{number}", "not_utf8", detail)
 
 
+def _refuse_utf16(start: bytes, path: Path) -> None:
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError(f"{path}: is UTF-16; convert it to UTF-8")
+
+
 def read_json(path: Path) -> Any:
     """Return the value of a UTF-8 JSON file (with or without byte-order mark); raises DataError naming it."""
     try:
@@ -73,6 +107,54 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start}); convert it") from error
     except json.JSONDecodeError as error:
         raise DataError(f"{path}: is not JSON: {error}") from error
+
+
+def csv_rows(path: Path, delimiter: str = ",") -> Iterator[dict[str, str] | Dropped]:
+    """Yield the rows of a UTF-8 CSV file: {column in lower case: field}, and `FILE:LINE` under `#`.
+
+    A row that is not UTF-8 or has another number of fields than the header comes as `Dropped`. Raises
+    DataError where the file is no CSV or is UTF-16.
+    """
+    with path.open("rb") as raw:
+        _refuse_utf16(raw.read(2), path)
+    # Bytes that are not UTF-8 become surrogates, so that one bad field costs its row and not the file.
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter)
+        try:
+            header = [name.strip().lower() for name in next(reader, [])]
+            for fields in reader:
+                where = f"{path.name}:{reader.line_num}"
+                if not fields:  # an empty line
+                    continue
+                if any("\udc80" <= char <= "\udcff" for text in fields for char in text):
+                    yield Dropped(where, "not_utf8", "the row is not UTF-8")
+                elif len(fields) != len(header):
+                    detail = (
+                        f"{len(fields)} fields under {len(header)} columns: {delimiter.join(fields)[:80]!r}"
+                    )
+                    yield Dropped(where, "bad_row", detail)
+                else:
+                    yield {**dict(zip(header, fields, strict=True)), "#": where}
+        except csv.Error as error:
+            raise DataError(f"{path}:{reader.line_num}: is not CSV: {error}") from error
+
+
+def json_rows(path: Path) -> Iterator[dict[str, Any] | Dropped]:
+    """Yield the objects of a UTF-8 file of JSON lines, `FILE:LINE` under `#`; others come as `Dropped`."""
+    for number, line in read_lines(path):
+        where = f"{path.name}:{number}"
+        if isinstance(line, Dropped):
+            yield line
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            yield Dropped(where, "bad_row", f"is not JSON: {error}")
+            continue
+        if isinstance(row, dict):
+            yield {**row, "#": where}
+        else:
+            yield Dropped(where, "bad_row", f"is {type(row).__name__}, not an object")
 
 
 def picture_path(folder: Path, name: str, key: str) -> Path | Dropped:

@@ -15,7 +15,6 @@ The official zips compress them once more; they are inflated one at a time.
 One prompt often made several pictures: the split is drawn by sha256(seed, prompt), so they share a split.
 """
 
-import hashlib
 import json
 import re
 import zipfile
@@ -29,7 +28,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vistill.data.records import Annotation, Dropped, Entry, Item
-from vistill.data.sources.common import PICTURE_SUFFIXES, picture_path, read_json, require_fractions
+from vistill.data.sources.common import (
+    PICTURE_SUFFIXES,
+    drawn_split,
+    picture_path,
+    read_json,
+    require_fractions,
+)
 from vistill.errors import DataError
 
 LICENCE = "CC0 1.0"
@@ -208,7 +213,4 @@ def _span(path: Path, member: zipfile.ZipInfo) -> tuple[int, int] | Dropped:
 
 def _with_split(entry: Entry, dev_fraction: float, test_fraction: float, seed: int) -> Entry:
     prompt = " ".join(entry.captions[0].split()).casefold()
-    digest = hashlib.sha256(f"{seed}:{prompt}".encode("utf-8", "surrogatepass")).digest()
-    place = int.from_bytes(digest[:8], "big") / 2**64
-    split = "dev" if place < dev_fraction else "test" if place < dev_fraction + test_fraction else "train"
-    return replace(entry, split=split)
+    return replace(entry, split=drawn_split(prompt, dev_fraction, test_fraction, seed))

@@ -10,9 +10,6 @@ The split is the metadata's, else the name of the first folder (train, val, dev,
 pictures left, sorted by sha256(seed, key), the first part goes to dev, the next to test, the rest to train.
 """
 
-import csv
-import hashlib
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,7 +19,10 @@ from typing import Any
 from vistill.data.records import Annotation, Dropped, Entry, Item, normalise_split, split_order
 from vistill.data.sources.common import (
     PICTURE_SUFFIXES,
+    csv_rows,
+    drawn_splits,
     folder_split,
+    json_rows,
     picture_path,
     read_lines,
     require_fractions,
@@ -114,9 +114,11 @@ def _metadata_files(root: Path) -> list[Path]:
 
 def _rows(path: Path) -> Iterator[dict[str, Any] | Dropped]:
     """Yield the rows of a metadata file with lower-case column names and the line under `#`."""
-    rows = _csv_rows(path) if path.suffix == ".csv" else _jsonl_rows(path)
+    rows: Iterator[dict[str, Any] | Dropped] = csv_rows(path) if path.suffix == ".csv" else json_rows(path)
     checked = False
     for row in rows:
+        if isinstance(row, dict):
+            row = {str(name).lower(): value for name, value in row.items()}
         if isinstance(row, dict) and not checked:
             checked = True
             for columns in (NAME_COLUMNS, CAPTION_COLUMNS):
@@ -124,42 +126,6 @@ def _rows(path: Path) -> Iterator[dict[str, Any] | Dropped]:
                     names = ", ".join(name for name in row if name != "#")
                     raise DataError(f"{path}: has columns {names}; expected one of {', '.join(columns)}")
         yield row
-
-
-def _csv_rows(path: Path) -> Iterator[dict[str, Any] | Dropped]:
-    # Bytes that are not UTF-8 become surrogates, so that one bad field costs its row and not the file.
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file)
-        try:
-            header = [name.strip().lower() for name in next(reader, [])]
-            for fields in reader:
-                where = f"{path.name}:{reader.line_num}"
-                if any("\udc80" <= char <= "\udcff" for text in fields for char in text):
-                    yield Dropped(where, "not_utf8", "the row is not UTF-8")
-                elif len(fields) != len(header):
-                    detail = f"{len(fields)} fields under {len(header)} columns: {','.join(fields)[:80]!r}"
-                    yield Dropped(where, "bad_row", detail)
-                else:
-                    yield {**dict(zip(header, fields, strict=True)), "#": where}
-        except csv.Error as error:
-            raise DataError(f"{path}:{reader.line_num}: is not CSV: {error}") from error
-
-
-def _jsonl_rows(path: Path) -> Iterator[dict[str, Any] | Dropped]:
-    for number, line in read_lines(path):
-        where = f"{path.name}:{number}"
-        if isinstance(line, Dropped):
-            yield line
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            yield Dropped(where, "bad_row", f"is not JSON: {error}")
-            continue
-        if isinstance(row, dict):
-            yield {**{str(name).lower(): value for name, value in row.items()}, "#": where}
-        else:
-            yield Dropped(where, "bad_row", f"is {type(row).__name__}, not an object")
 
 
 def _take_row(
@@ -200,10 +166,5 @@ def _settle_splits(
         picture.split = picture.split or (folder_split(parts[0]) if len(parts) > 1 else "")
         if not picture.split:
             open_keys.append(key)
-    open_keys.sort(
-        key=lambda key: hashlib.sha256(f"{seed}:{key}".encode("utf-8", "surrogateescape")).digest()
-    )
-    dev = round(dev_fraction * len(open_keys))
-    test = dev + round(test_fraction * len(open_keys))
-    for number, key in enumerate(open_keys):
-        pictures[key].split = "dev" if number < dev else "test" if number < test else "train"
+    for key, split in drawn_splits(open_keys, dev_fraction, test_fraction, seed).items():
+        pictures[key].split = split

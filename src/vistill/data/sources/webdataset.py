@@ -7,7 +7,6 @@ split belongs to it; pictures of other tars are drawn by sha256(seed, key), so t
 depend on the others. Tars are not hashed for the report: that would read each twice.
 """
 
-import hashlib
 import json
 import tarfile
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vistill.data.records import Dropped, Entry, Item, split_order
-from vistill.data.sources.common import PICTURE_SUFFIXES, folder_split, require_fractions
+from vistill.data.sources.common import PICTURE_SUFFIXES, drawn_split, folder_split, require_fractions
 from vistill.errors import DataError
 
 
@@ -34,19 +33,13 @@ def read(root: Path, dev_fraction: float = 0.0, test_fraction: float = 0.0, seed
             if isinstance(members, Dropped):
                 yield members
             else:
-                drawn = split or _draw(key, dev_fraction, test_fraction, seed)
+                drawn = split or drawn_split(key, dev_fraction, test_fraction, seed)
                 yield from _sample(path, key, members, drawn)
 
 
 def _split(path: Path, root: Path) -> str:
     parts = path.relative_to(root).parts
     return folder_split(parts[0]) if len(parts) > 1 else ""
-
-
-def _draw(key: str, dev_fraction: float, test_fraction: float, seed: int) -> str:
-    digest = hashlib.sha256(f"{seed}:{key}".encode("utf-8", "surrogatepass")).digest()
-    place = int.from_bytes(digest[:8], "big") / 2**64
-    return "dev" if place < dev_fraction else "test" if place < dev_fraction + test_fraction else "train"
 
 
 def _samples(path: Path) -> Iterator[tuple[str, dict[str, tarfile.TarInfo] | Dropped]]:
