@@ -4,17 +4,22 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
 if TYPE_CHECKING:
+    from vistill.runtime.embedder import Embedder, Label
     from vistill.runtime.pipelines import Caption, Captioner
 
-__all__ = ["Caption", "Captioner", "__version__"]
+__all__ = ["Caption", "Captioner", "Embedder", "Label", "__version__"]
 
 
 def __getattr__(name: str) -> object:
-    """Import `Caption` and `Captioner` once they are asked for: `import vistill` alone loads nothing."""
+    """Import what a user names once it is asked for: `import vistill` alone loads nothing."""
     if name in ("Caption", "Captioner"):
         from vistill.runtime import pipelines
 
         return getattr(pipelines, name)
+    if name in ("Embedder", "Label"):
+        from vistill.runtime import embedder
+
+        return getattr(embedder, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -35,7 +35,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             preprocess=Preprocess(size=(4, 4), mean=(0, 0, 0), std=(1, 1, 1)),
             generation=GenerationConfig(),
             special_tokens={"bos": 1, "eos": 2},
-            files={role: FileEntry(file, "0" * 64, 500_000) for role, file in FILES.items()},
+            files={role: FileEntry(file, "0" * 64, 500_000) for role, file in FILES["captioner"].items()},
             precision="int8",
             scores={"export": {"token_agreement": 0.991}},
         )

@@ -126,7 +126,7 @@ def put(*path: Any) -> Callable[[dict[str, Any]], object]:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (put("format", 2), "reads format 1 of kind 'captioner', found format 2"),
+        (put("format", 2), "reads format 1 of kind 'captioner' or 'embedder', found format 2"),
         (put("kind", "pickle"), "kind 'pickle'"),
         (put("surprise", 1), "unknown key 'surprise'"),
         (remove("name"), "name is missing"),
@@ -165,3 +165,9 @@ def test_a_manifest_that_is_a_list_is_refused(copy: Path) -> None:
     (copy / "manifest.json").write_text("[]")
     with pytest.raises(BundleError, match="expected a JSON object"):
         open_bundle(copy)
+
+
+def test_the_shipped_captioner_is_read_and_written_as_before() -> None:
+    text = (bundles.PACKAGED / "captioner" / "manifest.json").read_text("utf-8")
+    manifest = open_bundle(bundles.PACKAGED / "captioner").manifest
+    assert json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False) + "\n" == text

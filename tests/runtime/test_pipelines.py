@@ -151,8 +151,8 @@ def test_parts_that_do_not_fit_are_told(
 def test_a_missing_model_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BundleError, match="no such bundle folder"):
         Captioner(tmp_path / "absent")
-    monkeypatch.setattr("vistill.runtime.pipelines.PACKAGED", tmp_path / "absent")
-    with pytest.raises(BundleError, match="holds no model"):
+    monkeypatch.setattr("vistill.runtime.bundle.PACKAGED", tmp_path / "absent")
+    with pytest.raises(BundleError, match="holds no captioner"):
         Captioner()
 
 

@@ -4,17 +4,34 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from vistill.runtime.bundle import Manifest
+from vistill.runtime.bundle import CAPTIONER, EMBEDDER, Manifest
+
+ABOUT = {  # kind -> pipeline tag of the hub, tag, what it is, how to use it
+    CAPTIONER: (
+        "image-to-text",
+        "image-captioning",
+        "An image captioner",
+        'from vistill import Captioner\n\nCaptioner("path/to/this/folder")("photo.jpg")',
+    ),
+    EMBEDDER: (
+        "zero-shot-image-classification",
+        "image-text-retrieval",
+        "A picture tower and a text tower into one space (cosine says what belongs together)",
+        'from vistill import Embedder\n\nembedder = Embedder("path/to/this/folder")\n'
+        'embedder.images(["photo.jpg"]) @ embedder.texts(["a dog in the snow"]).T',
+    ),
+}
 
 
 def model_card(manifest: Manifest) -> str:
     """Markdown; what the manifest does not know is left out, nothing is made up."""
+    pipeline, tag, about, use = ABOUT[manifest.kind]
     header = {
         "library_name": "vistill",
-        "pipeline_tag": "image-to-text",
+        "pipeline_tag": pipeline,
         "language": "en",
         "license": manifest.licence,
-        "tags": ["image-captioning", "onnx", manifest.precision],
+        "tags": [tag, "onnx", manifest.precision],
     }
     config = manifest.provenance.get("config", {})
     data = config.get("datamodule", {}).get("path")
@@ -23,8 +40,8 @@ def model_card(manifest: Manifest) -> str:
     parts = [
         "---\n" + "".join(f"{key}: {json.dumps(value)}\n" for key, value in header.items()) + "---",
         f"# {manifest.name}",
-        "An image captioner exported by vistill. It runs on ONNX Runtime, on a plain CPU.",
-        '```python\nfrom vistill import Captioner\n\nCaptioner("path/to/this/folder")("photo.jpg")\n```',
+        f"{about} exported by vistill. It runs on ONNX Runtime, on a plain CPU.",
+        f"```python\n{use}\n```",
         "## Model\n\n" + _table(_model_rows(manifest)),
     ]
     if manifest.scores:
@@ -39,11 +56,16 @@ def model_card(manifest: Manifest) -> str:
 
 def _model_rows(manifest: Manifest) -> list[tuple[str, Any]]:
     spec, search = manifest.preprocess, manifest.generation
+    texts = (
+        ("search", f"{search.num_beams} beams, at most {search.max_new_tokens} tokens")
+        if search is not None
+        else ("embedding", f"{manifest.width} numbers; texts of at most {manifest.context} tokens")
+    )
     size = sum(entry.bytes for entry in manifest.files.values())
     rows = [
         ("precision", manifest.precision),
         ("picture", f"{spec.size[1]} x {spec.size[0]} pixels, {spec.resize}, {spec.interpolation}"),
-        ("search", f"{search.num_beams} beams, at most {search.max_new_tokens} tokens"),
+        texts,
     ]
     return [*rows, ("size", f"{size / 1e6:.1f} MB")] if size else rows
 

@@ -25,7 +25,7 @@ from vistill.models.captioner import parameter_count
 from vistill.models.checkpoint import load_captioner, weights_hash
 from vistill.models.folder import read_config
 from vistill.models.tokens import BOS, EOS, PAD, UNK
-from vistill.runtime.bundle import CARD, FILES, Manifest, write_bundle
+from vistill.runtime.bundle import CAPTIONER, CARD, FILES, Manifest, write_bundle
 from vistill.runtime.decode import GenerationConfig
 from vistill.runtime.image import Preprocess, preprocess
 
@@ -101,7 +101,7 @@ def export_captioner(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch_name:
         scratch = Path(scratch_name)
-        files = {role: scratch / file for role, file in FILES.items()}
+        files = {role: scratch / file for role, file in FILES[CAPTIONER].items()}
         report("graphs", 0, 2)
         export_vision(model, files["vision"])
         report("graphs", 1, 2)
@@ -182,7 +182,7 @@ def _quantize(
     count = min(config.calibration_pictures, len(rows))
     chosen = np.linspace(0, len(rows) - 1, count).astype(int).tolist()  # spread over the whole split
     pixels = np.stack([preprocess(rows[i]["image"], spec) for i in chosen])
-    small = {role: scratch / f"int8-{FILES[role]}" for role in ("vision", "decoder")}
+    small = {role: scratch / f"int8-{FILES[CAPTIONER][role]}" for role in ("vision", "decoder")}
     report("int8", 0, 2)
     quantize_decoder(files["decoder"], small["decoder"])
     report("int8", 1, 2)

@@ -1,8 +1,9 @@
-"""The bundle: a folder that holds a captioner ready to run (docs/bundle.md describes the format).
+"""The bundle: a folder that holds a model ready to run (docs/bundle.md describes the format).
 
     manifest.json    what the model is and how to use it; name, size and sha256 of the files below
-    vision.onnx      pixels -> cross-attention keys and values of each decoder layer
-    decoder.onnx     one decoding step with a key/value cache
+    vision.onnx      captioner: pixels -> cross-attention keys and values; embedder: pixels -> embedding
+    decoder.onnx     captioner: one decoding step with a key/value cache
+    text.onnx        embedder: tokens -> embedding
     tokenizer.json   of the package `tokenizers`
     README.md        the model card
 
@@ -12,12 +13,15 @@ read, checksums before its bytes are used, and nothing in it is ever executed or
 
 import hashlib
 import json
+import math
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
+
+from tokenizers import Tokenizer
 
 from vistill.errors import BundleError, ConfigError
 from vistill.files import replacing
@@ -25,14 +29,21 @@ from vistill.runtime.decode import GenerationConfig
 from vistill.runtime.image import Preprocess
 
 FORMAT = 1
-KIND = "captioner"
+CAPTIONER, EMBEDDER = "captioner", "embedder"
 MANIFEST = "manifest.json"
 CARD = "README.md"
-FILES = {"vision": "vision.onnx", "decoder": "decoder.onnx", "tokenizer": "tokenizer.json"}  # role -> name
+FILES = {  # kind -> role -> name
+    CAPTIONER: {"vision": "vision.onnx", "decoder": "decoder.onnx", "tokenizer": "tokenizer.json"},
+    EMBEDDER: {"vision": "vision.onnx", "text": "text.onnx", "tokenizer": "tokenizer.json"},
+}
+ONLY = {CAPTIONER: ("generation",), EMBEDDER: ("width", "logit_scale")}  # keys that one kind alone has
+PACKAGED = Path(__file__).parent.parent / "bundles"
 MAX_MANIFEST_BYTES = 2**20
-MAX_BYTES = {"vision": 2**31, "decoder": 2**31, "tokenizer": 2**26}
+MAX_BYTES = {"vision": 2**31, "decoder": 2**31, "text": 2**31, "tokenizer": 2**26}
 MAX_SIDE = 4096  # of the picture that the model reads
-MAX_TOKENS = 4096  # of one caption
+MAX_TOKENS = 4096  # of one text
+MAX_WIDTH = 2**16  # of an embedding
+MAX_LOGIT_SCALE = 1e4
 MAX_BEAMS = 256
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -50,17 +61,18 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What manifest.json says."""
+    """What manifest.json says. A captioner has `generation`, an embedder `width` and `logit_scale`."""
 
     name: str
     preprocess: Preprocess
-    generation: GenerationConfig
+    generation: GenerationConfig | None
+    """How a captioner searches; None for an embedder."""
     special_tokens: Mapping[str, int]
     """Ids of "bos" and "eos", and of "pad" and "unk" if the tokenizer has them."""
     files: Mapping[str, FileEntry] = field(default_factory=dict)
-    """Role (vision, decoder, tokenizer) -> file."""
+    """Role, see `FILES` -> file."""
     context: int = 0
-    """Positions of the decoder: no caption can be longer. 0 if that is unknown."""
+    """Longest text in tokens. A captioner's may be 0: unknown."""
     precision: str = "fp32"
     """fp32 or int8."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -68,24 +80,33 @@ class Manifest:
     scores: Mapping[str, Any] = field(default_factory=dict)
     """What was measured on the checkpoint and on this bundle."""
     licence: str = "unknown"
+    kind: str = CAPTIONER
+    """A key of `FILES`."""
+    width: int = 0
+    """E, numbers in an embedding."""
+    logit_scale: float = 1.0
+    """What cosines of embeddings are multiplied with to be logits."""
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest as JSON values, format and kind first."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values = {name: getattr(self, name) for name in _keys(self.kind)}
         values["preprocess"] = self.preprocess.to_dict()
-        values["generation"] = asdict(self.generation)
+        if self.generation is not None:
+            values["generation"] = asdict(self.generation)
         values["files"] = {role: asdict(entry) for role, entry in self.files.items()}
-        return {"format": FORMAT, "kind": KIND, **values}
+        return {"format": FORMAT, "kind": self.kind, **values}
 
     @classmethod
     def from_dict(cls, raw: Any, where: str) -> "Manifest":
         """The reverse of `to_dict`; raises BundleError, naming `where` and the key, for anything amiss."""
         if not isinstance(raw, dict):
             raise BundleError(f"{where}: expected a JSON object, found {type(raw).__name__}")
-        if raw.get("format") != FORMAT or raw.get("kind") != KIND:
-            found = f"format {raw.get('format')!r}, kind {raw.get('kind')!r}"
-            raise BundleError(f"{where}: this vistill reads format {FORMAT} of kind {KIND!r}, found {found}")
-        known = {"format", "kind", *(f.name for f in fields(cls))}
+        kind = raw.get("kind")
+        if raw.get("format") != FORMAT or not isinstance(kind, str) or kind not in FILES:
+            found = f"format {raw.get('format')!r}, kind {kind!r}"
+            kinds = " or ".join(map(repr, FILES))
+            raise BundleError(f"{where}: this vistill reads format {FORMAT} of kind {kinds}, found {found}")
+        known = {"format", "kind", *_keys(kind)}
         unknown = sorted(set(raw) - known)
         if unknown:
             raise BundleError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
@@ -96,21 +117,29 @@ class Manifest:
         for name in tokens:
             _int(tokens, name, f"{where}: special_tokens", 2**31)
         entries = _dict(raw, "files", where)
-        if set(entries) != set(FILES):
+        roles = FILES[kind]
+        if set(entries) != set(roles):
             raise BundleError(
-                f"{where}: files must be {', '.join(FILES)}; found {', '.join(entries) or 'none'}"
+                f"{where}: files must be {', '.join(roles)}; found {', '.join(entries) or 'none'}"
             )
+        own: dict[str, Any] = {"generation": None}
+        if kind == CAPTIONER:
+            own["generation"] = _generation(_dict(raw, "generation", where), where)
+        else:
+            own["width"] = _int(raw, "width", where, MAX_WIDTH, least=1)
+            own["logit_scale"] = _logit_scale(raw, where)
         return cls(
             name=_str(raw, "name", where),
             preprocess=_preprocess(_dict(raw, "preprocess", where), where),
-            generation=_generation(_dict(raw, "generation", where), where),
             special_tokens=tokens,
-            files={role: _file_entry(entries, role, where) for role in FILES},
-            context=_int({"context": 0} | raw, "context", where, MAX_TOKENS),
+            files={role: _file_entry(entries, role, where) for role in roles},
+            context=_context(raw, kind, where),
             precision=_str(raw, "precision", where),
             provenance=_dict(raw, "provenance", where),
             scores=_dict(raw, "scores", where),
             licence=_str(raw, "licence", where),
+            kind=kind,
+            **own,
         )
 
 
@@ -135,6 +164,39 @@ class Bundle:
                 f"{path}: does not match its checksum in {MANIFEST}: the file is damaged or altered"
             )
         return data
+
+    def path(self, role: str) -> Path:
+        """Where the file of `role` lies."""
+        return self.folder / self.manifest.files[role].file
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, after its checksum was found right. Raises BundleError."""
+        try:
+            return Tokenizer.from_buffer(self.read("tokenizer"))
+        except ValueError as error:
+            raise BundleError(f"{self.path('tokenizer')}: is no tokenizer: {error}") from error
+
+    def hash(self) -> str:
+        """sha256 (hex) over the checksums of the files and the preprocessing: which model this is."""
+        entries = sorted((role, entry.sha256) for role, entry in self.manifest.files.items())
+        text = json.dumps([self.manifest.preprocess.hash(), entries])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def open_kind(folder: Path | str | None, kind: str) -> Bundle:
+    """`open_bundle` of a bundle of one kind, None is the one in the package. Raises BundleError."""
+    if folder is None:
+        folder = PACKAGED / kind
+        if not folder.is_dir():
+            raise BundleError(
+                f"this installation holds no {kind} ({folder} is missing): name a bundle folder"
+            )
+    bundle = open_bundle(folder)
+    if bundle.manifest.kind != kind:
+        raise BundleError(
+            f"{folder}: holds a bundle of kind {bundle.manifest.kind!r}; here {kind!r} is needed"
+        )
+    return bundle
 
 
 def open_bundle(folder: Path | str) -> Bundle:
@@ -170,7 +232,7 @@ def open_bundle(folder: Path | str) -> Bundle:
 def validate(folder: Path | str) -> Bundle:
     """`open_bundle`, and every file read and compared with its checksum. Raises BundleError."""
     bundle = open_bundle(folder)
-    for role in FILES:
+    for role in bundle.manifest.files:
         bundle.read(role)
     return bundle
 
@@ -184,12 +246,10 @@ def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, Path], ca
         raise BundleError(f"{folder}: exists already; remove it or choose another name")
     with replacing(folder) as temporary:
         entries = {}
-        for role, name in FILES.items():
+        for role, name in FILES[manifest.kind].items():
             shutil.copyfile(files[role], temporary / name)
             entries[role] = file_entry(temporary / name)
-        filled = Manifest(
-            **{f.name: getattr(manifest, f.name) for f in fields(manifest)} | {"files": entries}
-        )
+        filled = replace(manifest, files=entries)
         (temporary / MANIFEST).write_text(
             json.dumps(filled.to_dict(), indent=2, ensure_ascii=False) + "\n", "utf-8"
         )
@@ -202,6 +262,29 @@ def file_entry(path: Path) -> FileEntry:
     """Name, checksum and size of a file that lies in a bundle folder."""
     with path.open("rb") as file:
         return FileEntry(path.name, hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size)
+
+
+def _keys(kind: str) -> list[str]:
+    """The keys of a manifest of this kind, but for `format` and `kind`, in the order they are written."""
+    foreign = {"kind", *(key for other, keys in ONLY.items() if other != kind for key in keys)}
+    return [f.name for f in fields(Manifest) if f.name not in foreign]
+
+
+def _context(raw: Mapping[str, Any], kind: str, where: str) -> int:
+    if kind == CAPTIONER:  # the first ones did not say
+        return _int({"context": 0, **raw}, "context", where, MAX_TOKENS)
+    return _int(raw, "context", where, MAX_TOKENS, least=2)  # a text has its two marks
+
+
+def _logit_scale(raw: Mapping[str, Any], where: str) -> float:
+    value = _get(raw, "logit_scale", where)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or not 0 < value <= MAX_LOGIT_SCALE:
+        raise BundleError(
+            f"{where}: logit_scale must be a number above 0, at most {MAX_LOGIT_SCALE:g}, "
+            f"found {str(value)[:80]!r}"
+        )
+    return float(value)
 
 
 def _file_entry(entries: Mapping[str, Any], role: str, where: str) -> FileEntry:
@@ -258,11 +341,11 @@ def _str(raw: Mapping[str, Any], key: str, where: str) -> str:
     return value
 
 
-def _int(raw: Mapping[str, Any], key: str, where: str, most: int) -> int:
+def _int(raw: Mapping[str, Any], key: str, where: str, most: int, least: int = 0) -> int:
     value = _get(raw, key, where)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise BundleError(
-            f"{where}: {key} must be a whole number from 0 to {most}, found {str(value)[:80]!r}"
+            f"{where}: {key} must be a whole number from {least} to {most}, found {str(value)[:80]!r}"
         )
     return value
 

@@ -15,14 +15,12 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from vistill.errors import BundleError, ConfigError
-from vistill.runtime.bundle import Bundle, open_bundle
+from vistill.runtime.bundle import CAPTIONER, Bundle, open_kind
 from vistill.runtime.decode import GenerationConfig, generate
 from vistill.runtime.image import DEFAULT_LIMITS, Limits, preprocess
 from vistill.runtime.sessions import DecoderSession, VisionSession, available_cpus
 
 Source = bytes | str | Path | Image.Image
-
-PACKAGED = Path(__file__).parent.parent / "bundles" / "captioner"
 
 
 @dataclass(frozen=True)
@@ -61,9 +59,10 @@ class Captioner:
         self.threads = threads or available_cpus()
         self.batch_size = batch_size
         self.limits = limits
-        self.bundle = _open(bundle)
+        self.bundle = open_kind(bundle, CAPTIONER)
         self.manifest = self.bundle.manifest
         self.preprocess = self.manifest.preprocess
+        assert self.manifest.generation is not None  # a captioner's is there
         try:
             self.generation = replace(self.manifest.generation, **generation)
         except TypeError as error:
@@ -130,22 +129,16 @@ class Captioner:
 
     @cached_property
     def _loaded(self) -> tuple[VisionSession, DecoderSession, Tokenizer]:
-        files = {role: str(self.bundle.folder / entry.file) for role, entry in self.manifest.files.items()}
+        bundle = self.bundle
         with ThreadPoolExecutor(1) as pool:  # both sessions take their time, mostly outside the interpreter
             other = pool.submit(
-                lambda: DecoderSession(self.bundle.read("decoder"), self.threads, files["decoder"])
+                lambda: DecoderSession(bundle.read("decoder"), self.threads, str(bundle.path("decoder")))
             )
-            vision = VisionSession(self.bundle.read("vision"), self.threads, files["vision"])
-            tokenizer = _tokenizer(self.bundle.read("tokenizer"), files["tokenizer"])
+            vision = VisionSession(bundle.read("vision"), self.threads, str(bundle.path("vision")))
+            tokenizer = bundle.tokenizer()
             decoder = other.result()
-        _check_fit(self.bundle, vision, decoder)
+        _check_fit(bundle, vision, decoder)
         return vision, decoder, tokenizer
-
-
-def _open(bundle: str | Path | None) -> Bundle:
-    if bundle is None and not PACKAGED.is_dir():
-        raise BundleError(f"this installation holds no model ({PACKAGED} is missing): name a bundle folder")
-    return open_bundle(PACKAGED if bundle is None else bundle)
 
 
 def _check_fit(bundle: Bundle, vision: VisionSession, decoder: DecoderSession) -> None:
@@ -162,10 +155,3 @@ def _check_fit(bundle: Bundle, vision: VisionSession, decoder: DecoderSession) -
     else:
         return
     raise BundleError(f"{bundle.folder}: the parts do not fit: {problem}")
-
-
-def _tokenizer(data: bytes, name: str) -> Tokenizer:
-    try:
-        return Tokenizer.from_buffer(data)
-    except ValueError as error:
-        raise BundleError(f"{name}: is no tokenizer: {error}") from error

@@ -1,4 +1,8 @@
-"""ONNX Runtime sessions of a bundle: the vision graph, and the decoder step with its key/value cache."""
+"""ONNX Runtime sessions of a bundle.
+
+A captioner has a vision graph and a decoder step with its key/value cache; an embedder has two graphs that
+each give a vector.
+"""
 
 import os
 
@@ -61,6 +65,23 @@ class DecoderSession:
     def start(self, cross: Cross) -> "OnnxStepper":
         """A stepper for the pictures of `cross`, which is what `VisionSession.run` returned."""
         return OnnxStepper(self, cross)
+
+
+class EmbeddingSession:
+    """A graph from `pixels` float32 [B, 3, H, W] or `tokens` int64 [B, T] to `embedding` float32 [B, E]."""
+
+    def __init__(self, model: bytes, given: str, threads: int | None = None, name: str = "graph") -> None:
+        self.session = open_session(model, threads, name)
+        _expect_names(name, self.session.get_inputs(), {given})
+        _expect_names(name, self.session.get_outputs(), {"embedding"})
+        self.given = given
+        self.shape = tuple(self.session.get_inputs()[0].shape)
+        self.width = self.session.get_outputs()[0].shape[-1]
+
+    def run(self, rows: NDArray[np.generic]) -> NDArray[np.float32]:
+        """[B, ...] -> [B, E], unit norm."""
+        out: NDArray[np.float32] = self.session.run(["embedding"], {self.given: rows})[0]
+        return out
 
 
 class OnnxStepper:
