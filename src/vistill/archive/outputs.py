@@ -16,12 +16,14 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
 from vistill.errors import ConfigError, DataError
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 _ROWS_IN_MEMORY = 10_000
+R = TypeVar("R")
+Scan = Callable[[BinaryIO, Path, bytes], Iterator[tuple[str | None, int]]]
 
 
 @dataclass(frozen=True)
@@ -71,35 +73,38 @@ def same_picture(path: str) -> str:
     return os.path.abspath(path)
 
 
-class TextOutput:
+class TextOutput(Generic[R]):
     """An append-only file of records.
 
     scan(file, path, header) yields, for every whole record, the picture's path (None for a header) and the
-    record's end; it raises DataError where the file was not written by this class.
+    record's end; it raises DataError where the file was not written by this class. same(path) is the key by
+    which two records are of one thing.
     """
 
     def __init__(
         self,
         path: Path,
         header: bytes,
-        encode: Callable[[Row], bytes],
-        scan: Callable[[BinaryIO, Path, bytes], Iterator[tuple[str | None, int]]],
+        encode: Callable[[R], bytes],
+        scan: Scan,
         overwrite: bool,
+        same: Callable[[str], str] = same_picture,
     ) -> None:
         self.path = path
+        self._same = same
         self._done: set[str] = set()
         self._encode = encode
         path.touch(exist_ok=True)
         self._file = open(path, "r+b")  # noqa: SIM115 - held open and locked until close()
         try:
-            _lock(self._file, path)
+            lock_file(self._file, path)
             if overwrite:
                 self._file.truncate(0)
             end = 0
             for found, record_end in scan(self._file, path, header):
                 end = record_end
                 if found is not None:
-                    self._done.add(same_picture(found))
+                    self._done.add(same(found))
             self._file.truncate(end)
             self._file.seek(end)
             if end == 0 and header:
@@ -109,9 +114,9 @@ class TextOutput:
             raise
 
     def has(self, path: str) -> bool:
-        return same_picture(path) in self._done
+        return self._same(path) in self._done
 
-    def write(self, rows: Sequence[Row]) -> None:
+    def write(self, rows: Sequence[R]) -> None:
         """Append the rows and force them to disk. Raises DataError if the disk refuses."""
         self._append(b"".join(self._encode(row) for row in rows))
 
@@ -141,7 +146,7 @@ class ParquetOutput:
         self._ranked = ranked
         self._keep = path.exists() and not overwrite
         journal = path.with_name(path.name + ".journal.jsonl")
-        self._journal = TextOutput(journal, b"", _json_row, _json_paths, overwrite)
+        self._journal: TextOutput[Row] = TextOutput(journal, b"", _json_row, _json_paths, overwrite)
         self._done: set[str] = set()
         try:
             if self._keep:
@@ -235,22 +240,32 @@ def _json_row(row: Row) -> bytes:
 
 
 def _json_paths(file: BinaryIO, path: Path, header: bytes) -> Iterator[tuple[str | None, int]]:
+    def path_of(values: Any) -> str | None:
+        found: str = os.fspath(values["path"])
+        if "caption" not in values:
+            values["error"]  # a failure as --json prints it: a record of ours, but nothing done
+            return None
+        return found
+
+    return json_records(file, path, b'{"path": ', path_of, "caption")
+
+
+def json_records(
+    file: BinaryIO, path: Path, start: bytes, key_of: Callable[[Any], str | None], kind: str
+) -> Iterator[tuple[str | None, int]]:
+    """A scan of JSON lines for TextOutput: records begin with `start`; `key_of` raises for foreign ones."""
     end = 0
     for number, line in enumerate(file, 1):
         if not line.endswith(b"\n"):
-            _check_torn(line, b'{"path": ', path, end)
+            _check_torn(line, start, path, end, kind)
             return
         end += len(line)
         if not line.strip():
             continue
         try:
-            values = json.loads(line)
-            found = os.fspath(values["path"])
-            if "caption" not in values:
-                values["error"]  # a failure as --json prints it: a record of ours, but nothing done
-                found = None
+            found = key_of(json.loads(line))
         except (ValueError, TypeError, KeyError) as error:
-            raise DataError(f"{path}, line {number}, is not a caption record: choose another file") from error
+            raise DataError(f"{path}, line {number}, is not a {kind} record: choose another file") from error
         yield found, end
 
 
@@ -290,11 +305,11 @@ def _csv_paths(file: BinaryIO, path: Path, header: bytes) -> Iterator[tuple[str 
     _check_torn(record, header, path, end)
 
 
-def _check_torn(tail: bytes, start: bytes, path: Path, end: int) -> None:
+def _check_torn(tail: bytes, start: bytes, path: Path, end: int, kind: str = "caption") -> None:
     """A torn record is cut off only if it is ours: alone in the file, it must start as ours do."""
     tail = tail.rstrip(b"\0")  # a crash of the machine may leave zeros
     if end == 0 and not tail.startswith(start[: len(tail)]):
-        raise DataError(f"{path} is not a file of captions: choose another file or --overwrite")
+        raise DataError(f"{path} is not a file of {kind}s: choose another file or --overwrite")
 
 
 def _like(batch: Any, schema: Any, path: Path) -> Any:
@@ -318,7 +333,7 @@ def _chunks(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str
         yield chunk
 
 
-def _lock(file: BinaryIO, path: Path) -> None:
+def lock_file(file: BinaryIO, path: Path) -> None:
     """Keep a second run off the file for as long as it is open here. Raises DataError if one has it."""
     try:
         import fcntl
