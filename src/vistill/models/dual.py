@@ -135,6 +135,25 @@ class DualEncoder(nn.Module):
         """Longest text in tokens."""
         return self.config.text.context
 
+    @property
+    def image_side(self) -> tuple[nn.Module, ...]:
+        """The modules that pictures go through."""
+        return (self.image,)
+
+    @property
+    def text_side(self) -> tuple[nn.Module, ...]:
+        """The modules that texts go through."""
+        return self.text, self.text_head
+
+    def image_states(self, pixels: Tensor, start: int = 0) -> Tensor:
+        """pixels as for `encode_image` -> the tower's patch features [B, N, D]."""
+        states: Tensor = self.image.tower(pixels, start)
+        return states
+
+    def text_states(self, tokens: Tensor) -> Tensor:
+        """tokens int64 [B, T] -> [B, T, D]; states of padding mean nothing."""
+        return self.text.states(tokens)
+
     def encode_image(self, pixels: Tensor, start: int = 0) -> Tensor:
         """pixels [B, 3, H, W] (or the output of `image.tower.trunk(pixels, start)`) -> [B, E], unit norm."""
         embedding: Tensor = self.image(pixels, start)

@@ -52,3 +52,18 @@ def read_config(folder: Path, *kinds: str) -> dict[str, Any]:
         wanted = " or ".join(map(repr, kinds))
         raise BundleError(f"{path}: expected format {FORMAT}, kind {wanted}, found {found}")
     return raw
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether the folder's config.json is vistill's (it names a kind) and not one of `transformers`.
+
+    False where there is none. Raises BundleError if it is not JSON.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        return False
+    try:
+        raw: Any = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise BundleError(f"{path} is not JSON: {error}") from error
+    return isinstance(raw, dict) and "kind" in raw
