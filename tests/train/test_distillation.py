@@ -21,10 +21,11 @@ from vistill.models.language import DecoderConfig
 from vistill.models.mapper import MapperConfig
 from vistill.models.vision import VisionConfig
 from vistill.runtime.decode import GenerationConfig
-from vistill.train import run as training
+from vistill.train import caption as training
+from vistill.train.caption import TrainConfig
 from vistill.train.datamodule import DataConfig
-from vistill.train.module import CaptionModule
-from vistill.train.run import LoggerConfig, TrainConfig, TrainerConfig
+from vistill.train.module import TrainModule
+from vistill.train.run import LoggerConfig, TrainerConfig
 
 ASK = Ask(
     captions=1,
@@ -64,16 +65,16 @@ def _config(folder: Path, name: str, objective: ObjectiveConfig, *, teacher: str
 def curves(monkeypatch: pytest.MonkeyPatch) -> list[list[float]]:
     """The loss of every step, a list for each run."""
     runs: list[list[float]] = []
-    step = CaptionModule.training_step
+    step = TrainModule.training_step
 
-    def recorded(self: CaptionModule, batch: Batch, index: int) -> torch.Tensor:
+    def recorded(self: TrainModule, batch: Batch, index: int) -> torch.Tensor:
         if index == 0:
             runs.append([])
         loss = step(self, batch, index)
         runs[-1].append(float(loss.detach()))
         return loss
 
-    monkeypatch.setattr(CaptionModule, "training_step", recorded)
+    monkeypatch.setattr(TrainModule, "training_step", recorded)
     return runs
 
 

@@ -18,8 +18,8 @@ from vistill.models.prefix import LanguageConfig, PrefixCaptioner
 from vistill.report.generate import open_model
 from vistill.runtime.decode import GenerationConfig
 from vistill.runtime.image import read_image
+from vistill.train.caption import train
 from vistill.train.optim import OptimConfig, build_optimizer
-from vistill.train.run import train
 
 WORDS = (
     "prefix=tiny",

@@ -22,8 +22,9 @@ from vistill.models.language import DecoderConfig
 from vistill.models.mapper import MapperConfig
 from vistill.models.prefix import LanguageConfig, PrefixConfig
 from vistill.models.vision import VisionConfig
+from vistill.train.caption import TrainConfig
 from vistill.train.datamodule import DataConfig
-from vistill.train.run import LoggerConfig, TrainConfig, TrainerConfig
+from vistill.train.run import LoggerConfig, TrainerConfig
 
 # group -> choice -> settings
 GROUPS: dict[str, dict[str, Any]] = {

@@ -27,6 +27,6 @@ def train(
         typer.echo(OmegaConf.to_yaml(OmegaConf.structured(config)))
         return
     from vistill.train.callbacks import BEST
-    from vistill.train.run import train as run
+    from vistill.train.caption import train as run
 
     typer.echo(run(config, resume=resume) / BEST)

@@ -4,7 +4,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +14,23 @@ import torch
 from datasets import Dataset as Table
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
-from tokenizers import Tokenizer
 
 from vistill.data.collate import Batch
 from vistill.files import sync_file
-from vistill.metrics.caption import score_captions
-from vistill.models.loading import save_model
 from vistill.runtime.image import Preprocess, read_image, to_array
-from vistill.train.module import CaptionModule
+from vistill.train.module import TrainModule
 
 LAST = "last.ckpt"
 BEST = "best"
 
+Score = Callable[[Mapping[str, Any]], dict[str, float]]
+"""{key: prediction} of the dev split -> {name: score}."""
+Save = Callable[[Path, Any, dict[str, Any]], None]
+"""(folder, model, provenance): write a checkpoint folder."""
+
 
 class ScoreDev(Callback):
-    """Scores the captions of each validation and keeps the checkpoint folder `best` by CIDEr.
+    """Scores the predictions of each validation and keeps the best model in the checkpoint folder `best`.
 
     Stands before the averaging callback in the list, so that what is scored is what is saved.
     """
@@ -36,22 +38,28 @@ class ScoreDev(Callback):
     def __init__(
         self,
         folder: Path,
-        references: Mapping[str, Sequence[str]],
-        tokenizer: Tokenizer,
+        score: Score,
+        save: Save,
         provenance: dict[str, Any],
         per_epoch: int,
+        *,
+        best_by: str,
+        shown: Sequence[str],
     ) -> None:
+        """`best_by` names the score that the best model has most of, `shown` those of the printed line."""
         self.folder = folder
-        self.references = references
-        self.tokenizer = tokenizer
+        self.score = score
+        self.save = save
         self.provenance = provenance
         self.per_epoch = per_epoch
+        self.best_by = best_by
+        self.shown = shown
         self.best = float("-inf")
-        self.captions: dict[str, str] = {}
+        self.predictions: dict[str, Any] = {}
         self.started = time.monotonic()
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.captions = {}
+        self.predictions = {}
 
     def on_validation_batch_end(
         self,
@@ -62,14 +70,11 @@ class ScoreDev(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self.captions.update(outputs)
+        self.predictions.update(outputs)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, CaptionModule)
-        references = {key: self.references[key] for key in self.captions}
-        scores = {
-            name: 100 * value for name, value in score_captions(self.captions, references).corpus.items()
-        }
+        assert isinstance(pl_module, TrainModule)
+        scores = self.score(self.predictions)
         pl_module.log_dict({f"dev/{name}": value for name, value in scores.items()}, rank_zero_only=True)
         if not trainer.is_global_zero:
             return
@@ -78,14 +83,12 @@ class ScoreDev(Callback):
         epoch = (trainer.fit_loop.epoch_loop.batch_idx + 1) // self.per_epoch
         line = f"epoch {epoch} step {trainer.global_step} loss {loss:.4f}"
         line += f" reward {float(reward):.4f}" if reward is not None else ""
-        line += "".join(f" {name} {scores[name]:.2f}" for name in ("CIDEr", "BLEU-4", "ROUGE-L", "BLEU-1"))
+        line += "".join(f" {name} {scores[name]:.2f}" for name in self.shown)
         print(f"{line} ({time.monotonic() - self.started:.0f} s)", file=sys.stderr, flush=True)
-        if scores["CIDEr"] > self.best and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self.best = scores["CIDEr"]
+        if scores[self.best_by] > self.best and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self.best = scores[self.best_by]
             reached = {"epoch": epoch, "step": trainer.global_step, "dev": scores}
-            save_model(
-                self.folder / BEST, pl_module.model, self.tokenizer, {**self.provenance, "reached": reached}
-            )
+            self.save(self.folder / BEST, pl_module.model, {**self.provenance, "reached": reached})
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
@@ -110,7 +113,7 @@ class LogSamples(Callback):
             np.array(v, np.float32).reshape(3, 1, 1) for v in (self.preprocess.mean, self.preprocess.std)
         )
         for row in self.rows:
-            caption = self.score.captions.get(row["key"])
+            caption = self.score.predictions.get(row["key"])
             if caption is None:
                 continue
             pixels = to_array(read_image(row["image"]), self.preprocess) * std + mean

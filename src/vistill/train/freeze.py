@@ -1,11 +1,12 @@
 """Which parts of the vision tower learn."""
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from torch import nn
 
 from vistill.errors import ConfigError
-from vistill.models.loading import AnyCaptioner
+from vistill.models.vision import VisionTower
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,13 @@ class FreezePolicy:
         return stages - last
 
 
-def freeze(model: AnyCaptioner, policy: FreezePolicy) -> int:
+class HasTower(Protocol):
+    """A captioner, or the picture side of a dual encoder."""
+
+    tower: VisionTower
+
+
+def freeze(model: HasTower, policy: FreezePolicy) -> int:
     """Set `requires_grad` of the tower's parameters; returns the number of frozen stages.
 
     Parameters outside every stage (a position table, a class token) go with the first stage.
@@ -44,19 +51,18 @@ def freeze(model: AnyCaptioner, policy: FreezePolicy) -> int:
     return frozen
 
 
-def parameter_table(model: AnyCaptioner) -> list[tuple[str, int, int]]:
-    """(part, parameters, trainable parameters) of the tower, the mapper, the decoder and the whole."""
-    parts: dict[str, nn.Module] = {
-        "tower": model.tower,
-        "mapper": model.mapper,
-        "decoder": model.decoder,
-        "all": model,
-    }
+def parts_of(model: Any) -> dict[str, nn.Module]:
+    """{name: part} of a model, for its table of parameters and for rates of their own."""
+    return {name: getattr(model, name) for name in ("tower", "mapper", "decoder")}
+
+
+def parameter_table(model: nn.Module) -> list[tuple[str, int, int]]:
+    """(part, parameters, trainable parameters) of the parts and of the whole, `all`."""
     return [
         (
             name,
             sum(p.numel() for p in part.parameters()),
             sum(p.numel() for p in part.parameters() if p.requires_grad),
         )
-        for name, part in parts.items()
+        for name, part in {**parts_of(model), "all": model}.items()
     ]

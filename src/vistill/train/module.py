@@ -1,38 +1,43 @@
-"""The one LightningModule: tasks differ by objective and batch."""
+"""The one LightningModule: tasks differ by objective, batch and what they predict at validation."""
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vistill.data.collate import Batch
-from vistill.distill.objective import CaptionObjective
-from vistill.models.captioner import TorchStepper
-from vistill.models.loading import AnyCaptioner
-from vistill.models.tokens import BOS, EOS
-from vistill.runtime.decode import GenerationConfig, generate
 from vistill.train.optim import OptimConfig, build_optimizer, build_schedule
 
+Predict = Callable[[Any, Batch], dict[str, Any]]
+"""(model, batch) -> {key: what the model says of it}, as captions or embeddings."""
 
-class CaptionModule(L.LightningModule):
-    """Trains a captioner by its objective; validation writes captions, nothing else."""
+
+class Objective(Protocol):
+    """What a step asks of the model, as named losses; `total` adds those up that have a weight."""
+
+    @property
+    def heads(self) -> nn.ModuleDict: ...
+
+    def __call__(self, model: Any, batch: Batch) -> dict[str, Tensor]: ...
+
+    def total(self, losses: Mapping[str, Tensor]) -> Tensor: ...
+
+
+class TrainModule(L.LightningModule):
+    """Trains a model by its objective; validation predicts, nothing else."""
 
     def __init__(
-        self,
-        model: AnyCaptioner,
-        objective: CaptionObjective,
-        optim: OptimConfig,
-        generation: GenerationConfig,
-        steps: int,
+        self, model: nn.Module, objective: Objective, optim: OptimConfig, steps: int, predict: Predict
     ) -> None:
         super().__init__()
         self.model = model
         self.objective = objective
         self.heads = objective.heads  # learn with the model, are never part of its checkpoint
         self.optim = optim
-        self.generation = generation
         self.steps = steps  # Lightning's own estimate makes the loader before its state can be restored
+        self.predict = predict
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         losses = self.objective(self.model, batch)
@@ -43,12 +48,9 @@ class CaptionModule(L.LightningModule):
         return total
 
     @torch.inference_mode()
-    def validation_step(self, batch: Batch, index: int) -> dict[str, str]:
-        """{key: caption} of the batch."""
-        stepper = TorchStepper(self.model, self.model.vision(batch.pixels, batch.start))
-        found = generate(stepper, len(batch.keys), bos=BOS, eos=EOS, config=self.generation)
-        texts = self.objective.tokenizer.decode_batch([list(hypotheses[0].tokens) for hypotheses in found])
-        return dict(zip(batch.keys, texts, strict=True))
+    def validation_step(self, batch: Batch, index: int) -> dict[str, Any]:
+        """{key: prediction} of the batch."""
+        return self.predict(self.model, batch)
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.model, self.optim, self.heads)

@@ -8,7 +8,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from vistill.errors import ConfigError
-from vistill.models.loading import AnyCaptioner
+from vistill.train.freeze import parts_of
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,16 @@ class OptimConfig:
             raise ConfigError("optim: warmup must be in [0, 1) and final in [0, 1]")
 
 
-def build_optimizer(model: AnyCaptioner, config: OptimConfig, heads: nn.Module | None = None) -> AdamW:
+def build_optimizer(model: nn.Module, config: OptimConfig, heads: nn.Module | None = None) -> AdamW:
     """AdamW over what learns, in groups `encoder` and `rest`, each with a `-no-decay` one beside it.
 
     `heads` (projections of the objective) learn at the rate of the rest.
     """
     groups = []
-    tower = {id(p) for p in model.tower.parameters()}
+    parts = parts_of(model)
+    tower = {id(p) for p in parts["tower"].parameters()}
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    embeddings |= {id(p) for name, p in model.mapper.named_parameters(recurse=False)}  # positions, queries
+    embeddings |= {id(p) for p in parts["mapper"].parameters(recurse=False)}  # positions, queries
     for part, rate in (("encoder", config.encoder_lr), ("rest", config.lr)):
         for suffix, decay in (("", config.weight_decay), ("-no-decay", 0.0)):
             members = [

@@ -1,4 +1,4 @@
-"""One training run, from its settings to its folder."""
+"""What every training run shares, whatever its task: settings, folder, trainer, provenance."""
 
 import dataclasses
 import logging
@@ -8,35 +8,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from rich.console import Console
 from rich.table import Table as RichTable
-from tokenizers import Tokenizer
+from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from vistill.data.dataset import read_report
-from vistill.distill.join import kept_answers, open_cache
-from vistill.distill.objective import CaptionObjective, ObjectiveConfig, Teaching
 from vistill.errors import ConfigError
 from vistill.files import write_json
-from vistill.models.adopt import load_language
-from vistill.models.captioner import Captioner, CaptionerConfig
-from vistill.models.language import DecoderConfig
-from vistill.models.loading import AnyCaptioner, load_model
-from vistill.models.prefix import LanguageConfig, PrefixCaptioner, PrefixConfig
-from vistill.models.vision import tower_preprocess
 from vistill.provenance import environment, git_revision
-from vistill.runtime.decode import GenerationConfig
-from vistill.runtime.image import Preprocess
-from vistill.train.callbacks import LAST, KeepLast, LogSamples, RandomState, ScoreDev
-from vistill.train.datamodule import CaptionData, DataConfig
-from vistill.train.freeze import FreezePolicy, freeze, parameter_table
-from vistill.train.module import CaptionModule
+from vistill.train.callbacks import LAST, KeepLast, RandomState
+from vistill.train.datamodule import DataConfig
+from vistill.train.freeze import FreezePolicy, parameter_table
+from vistill.train.module import Objective, Predict, TrainModule
 from vistill.train.optim import OptimConfig
 from vistill.train.thaw import Thaw, ThawConfig
 
@@ -100,75 +89,75 @@ class LoggerConfig:
             raise ConfigError(f"logger.name={self.name!r}: use tensorboard, csv or none")
 
 
+class RunConfig(Protocol):
+    """What the settings of every task hold."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def out(self) -> str: ...
+    @property
+    def init_from(self) -> str: ...
+    @property
+    def datamodule(self) -> DataConfig: ...
+    @property
+    def optim(self) -> OptimConfig: ...
+    @property
+    def trainer(self) -> TrainerConfig: ...
+    @property
+    def logger(self) -> LoggerConfig: ...
+
+
 @dataclass(frozen=True)
-class TrainConfig:
-    """Everything a run depends on."""
+class Task:
+    """What differs from task to task."""
 
-    name: str = "captioner"
-    """Name of the run."""
-    out: str = "runs"
-    """Folder of all runs; this one is written to OUT/NAME."""
-    init_from: str = ""
-    """Checkpoint folder to start from, with its model and tokenizer; empty starts anew."""
-    datamodule: DataConfig = field(default_factory=DataConfig)
-    model: CaptionerConfig = field(default_factory=CaptionerConfig)
-    prefix: PrefixConfig | None = None
-    """A prefix captioner, to be trained instead of `model`."""
-    language: str = ""
-    """Folder or hub name of the language model a prefix captioner starts from; empty: random weights."""
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    generation: GenerationConfig = field(default_factory=GenerationConfig)
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    model: nn.Module
+    objective: Objective
+    predict: Predict
+    data: L.LightningDataModule
+    batches_per_epoch: int
+    callbacks: list[L.Callback]
+    """Scoring first: it stands before the averaging callback."""
 
 
-def train(config: TrainConfig, *, resume: bool = False) -> Path:
-    """Run it; returns the run's folder with `best/` (a checkpoint folder), `last.ckpt` and `config.json`.
+def open_folder(config: RunConfig, resume: bool) -> Path:
+    """OUT/NAME, with the settings in `config.json`; seeds everything.
 
     Raises ConfigError if the folder holds another run, or nothing to resume.
     """
     folder = Path(config.out) / config.name
     last = folder / LAST
-    _check_folder(folder, config, resume)
+    if resume and not last.is_file():
+        raise ConfigError(f"--resume: there is no {last}; start the run without --resume")
+    if not resume and last.is_file():
+        raise ConfigError(f"{folder} holds a run already: add --resume to go on, or choose another name=...")
+    if not config.trainer.fast_dev_run:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "config.json", _plain(config))
     L.seed_everything(config.trainer.seed, verbose=False)
-    data = CaptionData(config.datamodule, config.trainer.seed, config.trainer.max_epochs)
-    model, tokenizer, preprocess = _start_model(config, data)
-    model.tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast on a CPU
-    model.train()  # Lightning leaves the mode as it is, and a loaded checkpoint is in evaluation mode
-    frozen = freeze(model, FreezePolicy(config.trainer.encoder))
-    _print_parameters(model)
-    context = model.config.decoder.context
-    data.prepare(tokenizer, model.tower, preprocess, frozen=frozen, longest=context)
-    objective = CaptionObjective(
-        config.objective,
-        tokenizer,
-        data.references(data.train_table),
-        _open_teaching(config, tokenizer, context),
-        model.decoder.embed.embedding_dim,
-    )
-    per_epoch = data.batches_per_epoch(config.trainer.devices * config.trainer.nodes)
-    steps = -(-config.trainer.max_epochs * per_epoch // config.trainer.accumulate)
-    module = CaptionModule(model, objective, config.optim, config.generation, steps)
-    score = ScoreDev(
-        folder, data.references(data.dev_table), tokenizer, provenance(config, model.config), per_epoch
-    )
-    samples = LogSamples(data.dev_table, preprocess, score)
-    with _quiet_lightning():
-        trainer = _build_trainer(config, folder, per_epoch, [score, samples])
-        trainer.fit(module, datamodule=data, ckpt_path=str(last) if resume else None, weights_only=True)
     return folder
 
 
-def provenance(config: TrainConfig, model: CaptionerConfig | PrefixConfig) -> dict[str, Any]:
-    """Where a model of this run comes from; folders go by their names alone, so no paths are published."""
+def fit(config: RunConfig, task: Task, folder: Path, *, resume: bool) -> None:
+    """Train, to the end or on from `last.ckpt`."""
+    steps = -(-config.trainer.max_epochs * task.batches_per_epoch // config.trainer.accumulate)
+    module = TrainModule(task.model, task.objective, config.optim, steps, task.predict)
+    with _quiet_lightning():
+        trainer = _build_trainer(config, folder, task.batches_per_epoch, task.callbacks)
+        last = str(folder / LAST) if resume else None
+        trainer.fit(module, datamodule=task.data, ckpt_path=last, weights_only=True)
+
+
+def provenance(config: RunConfig, **reached: Any) -> dict[str, Any]:
+    """Where a model of this run comes from; folders go by their names alone, so no paths are published.
+
+    `reached`: settings as they turned out to be, such as the model that `init_from` brought.
+    """
     data = config.datamodule
     start = Path(config.init_from)
-    named = dataclasses.replace(
-        config,
-        # what `init_from` or `language` brought, whatever the settings say
-        **({"prefix": model} if isinstance(model, PrefixConfig) else {"model": model, "prefix": None}),
-        language=Path(config.language).name,
+    named: Any = dataclasses.replace(
+        config,  # type: ignore[type-var]
         out=Path(config.out).name,
         init_from=f"{start.parent.name}/{start.name}" if config.init_from else "",
         datamodule=dataclasses.replace(
@@ -177,86 +166,32 @@ def provenance(config: TrainConfig, model: CaptionerConfig | PrefixConfig) -> di
             cache=Path(data.cache).name,
             teacher=Path(data.teacher).name,
         ),
+        **reached,
     )
     fingerprints = {
         name: split["fingerprint"] for name, split in read_report(Path(data.path))["splits"].items()
     }
     return {
-        "config": dataclasses.asdict(named),
+        "config": _plain(named),
         "data": {"name": Path(data.path).name, "fingerprints": fingerprints},
         "git": git_revision(),
         "environment": environment(),
     }
 
 
-def _check_folder(folder: Path, config: TrainConfig, resume: bool) -> None:
-    last = folder / LAST
-    if resume and not last.is_file():
-        raise ConfigError(f"--resume: there is no {last}; start the run without --resume")
-    if not resume and last.is_file():
-        raise ConfigError(f"{folder} holds a run already: add --resume to go on, or choose another name=...")
-    if not config.trainer.fast_dev_run:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "config.json", dataclasses.asdict(config))
+def print_parameters(model: nn.Module) -> None:
+    """Show on stderr how large the parts are and how much of them learns."""
+    table = RichTable("part", "parameters", "learning", title="parameters")
+    for name, total, learning in parameter_table(model):
+        table.add_row(name, f"{total:,}", f"{learning:,}")
+    Console(stderr=True).print(table)
 
 
-def _start_model(config: TrainConfig, data: CaptionData) -> tuple[AnyCaptioner, Tokenizer, Preprocess]:
-    if config.init_from:
-        return load_model(config.init_from)
-    if config.prefix is not None and config.language:
-        language, tokenizer, blocked = load_language(config.language)
-        decoder = dataclasses.replace(config.prefix.decoder, blocked=blocked)
-        start = dataclasses.replace(config.prefix, decoder=decoder)
-        prefixed = PrefixCaptioner(start, pretrained=True, language=language)
-        return prefixed, tokenizer, tower_preprocess(start.vision)
-    tokenizer = data.train_tokenizer()
-    if config.prefix is not None:
-        start = dataclasses.replace(config.prefix, decoder=_sized(config.prefix.decoder, tokenizer))
-        return PrefixCaptioner(start, pretrained=True), tokenizer, tower_preprocess(start.vision)
-    plain = dataclasses.replace(config.model, decoder=_sized(config.model.decoder, tokenizer))
-    return Captioner(plain, pretrained=True), tokenizer, tower_preprocess(plain.vision)
+def _plain(config: Any) -> dict[str, Any]:
+    return dataclasses.asdict(config)
 
 
-Sized = TypeVar("Sized", DecoderConfig, LanguageConfig)
-
-
-def _sized(decoder: Sized, tokenizer: Tokenizer) -> Sized:
-    """`decoder` with the tokenizer's vocabulary, unless it names a larger one. Raises ConfigError."""
-    size = decoder.vocab_size or tokenizer.get_vocab_size()
-    if size < tokenizer.get_vocab_size():
-        raise ConfigError(
-            f"model.decoder.vocab_size={size}: the tokenizer has {tokenizer.get_vocab_size()} entries"
-        )
-    return dataclasses.replace(decoder, vocab_size=size)
-
-
-def _open_teaching(config: TrainConfig, tokenizer: Tokenizer, longest: int) -> Teaching | None:
-    """The teacher's cache, if a loss needs it. Raises DataError with the reason if it does not fit."""
-    wants, data = config.objective.wants(), config.datamodule
-    splits = data.train_splits()
-    if not wants or not data.teacher:
-        return None
-    cache = open_cache(
-        Path(data.teacher),
-        Path(data.path),
-        splits,
-        wants=wants,
-        tokenizer=tokenizer,
-        longest=longest,
-        views=data.views,
-        seed=config.trainer.seed,
-        augment=data.augment,
-    )
-    first = cache.read(splits[0], 0)
-    return Teaching(
-        kept_answers(cache, splits),
-        longest,
-        hidden_width=0 if first.hidden is None else first.hidden.shape[-1],
-        embedding_width=0 if first.embedding is None else first.embedding.shape[-1],
-    )
-
-
-def _build_trainer(config: TrainConfig, folder: Path, per_epoch: int, scoring: list[L.Callback]) -> L.Trainer:
+def _build_trainer(config: RunConfig, folder: Path, per_epoch: int, scoring: list[L.Callback]) -> L.Trainer:
     settings = config.trainer
     callbacks: list[L.Callback] = list(scoring)
     if settings.ema:
@@ -314,10 +249,3 @@ def _quiet_lightning() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.* is deprecated")
         yield
     log.setLevel(level)
-
-
-def _print_parameters(model: AnyCaptioner) -> None:
-    table = RichTable("part", "parameters", "learning", title="parameters")
-    for name, total, learning in parameter_table(model):
-        table.add_row(name, f"{total:,}", f"{learning:,}")
-    Console(stderr=True).print(table)

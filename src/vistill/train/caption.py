@@ -1,0 +1,178 @@
+"""The caption task: a captioner, its data, its objective, and the scoring of what it writes."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from tokenizers import Tokenizer
+
+from vistill.data.collate import Batch
+from vistill.distill.join import kept_answers, open_cache
+from vistill.distill.objective import CaptionObjective, ObjectiveConfig, Teaching
+from vistill.errors import ConfigError
+from vistill.metrics.caption import score_captions
+from vistill.models.adopt import load_language
+from vistill.models.captioner import Captioner, CaptionerConfig, TorchStepper
+from vistill.models.language import DecoderConfig
+from vistill.models.loading import AnyCaptioner, load_model, save_model
+from vistill.models.prefix import LanguageConfig, PrefixCaptioner, PrefixConfig
+from vistill.models.tokens import BOS, EOS
+from vistill.models.vision import tower_preprocess
+from vistill.runtime.decode import GenerationConfig, generate
+from vistill.runtime.image import Preprocess
+from vistill.train.callbacks import LogSamples, ScoreDev
+from vistill.train.datamodule import CaptionData, DataConfig
+from vistill.train.freeze import FreezePolicy, freeze
+from vistill.train.optim import OptimConfig
+from vistill.train.run import (
+    LoggerConfig,
+    Task,
+    TrainerConfig,
+    fit,
+    open_folder,
+    print_parameters,
+    provenance,
+)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything a run depends on."""
+
+    name: str = "captioner"
+    """Name of the run."""
+    out: str = "runs"
+    """Folder of all runs; this one is written to OUT/NAME."""
+    init_from: str = ""
+    """Checkpoint folder to start from, with its model and tokenizer; empty starts anew."""
+    datamodule: DataConfig = field(default_factory=DataConfig)
+    model: CaptionerConfig = field(default_factory=CaptionerConfig)
+    prefix: PrefixConfig | None = None
+    """A prefix captioner, to be trained instead of `model`."""
+    language: str = ""
+    """Folder or hub name of the language model a prefix captioner starts from; empty: random weights."""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+
+
+def train(config: TrainConfig, *, resume: bool = False) -> Path:
+    """Run it; returns the run's folder with `best/` (a checkpoint folder), `last.ckpt` and `config.json`.
+
+    Raises ConfigError if the folder holds another run, or nothing to resume.
+    """
+    folder = open_folder(config, resume)
+    data = CaptionData(config.datamodule, config.trainer.seed, config.trainer.max_epochs)
+    model, tokenizer, preprocess = _start_model(config, data)
+    model.tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast on a CPU
+    model.train()  # Lightning leaves the mode as it is, and a loaded checkpoint is in evaluation mode
+    frozen = freeze(model, FreezePolicy(config.trainer.encoder))
+    print_parameters(model)
+    context = model.config.decoder.context
+    data.prepare(tokenizer, model.tower, preprocess, frozen=frozen, longest=context)
+    objective = CaptionObjective(
+        config.objective,
+        tokenizer,
+        data.references(data.train_table),
+        _open_teaching(config, tokenizer, context),
+        model.decoder.embed.embedding_dim,
+    )
+    per_epoch = data.batches_per_epoch(config.trainer.devices * config.trainer.nodes)
+    score = ScoreDev(
+        folder,
+        partial(score_against, data.references(data.dev_table)),
+        lambda place, model, origin: save_model(place, model, tokenizer, origin),
+        _provenance(config, model.config),
+        per_epoch,
+        best_by="CIDEr",
+        shown=("CIDEr", "BLEU-4", "ROUGE-L", "BLEU-1"),
+    )
+    samples = LogSamples(data.dev_table, preprocess, score)
+    write = partial(write_captions, tokenizer=tokenizer, generation=config.generation)
+    task = Task(model, objective, write, data, per_epoch, [score, samples])
+    fit(config, task, folder, resume=resume)
+    return folder
+
+
+def write_captions(
+    model: AnyCaptioner, batch: Batch, tokenizer: Tokenizer, generation: GenerationConfig
+) -> dict[str, Any]:
+    """{key: caption} of the batch."""
+    stepper = TorchStepper(model, model.vision(batch.pixels, batch.start))
+    found = generate(stepper, len(batch.keys), bos=BOS, eos=EOS, config=generation)
+    texts = tokenizer.decode_batch([list(hypotheses[0].tokens) for hypotheses in found])
+    return dict(zip(batch.keys, texts, strict=True))
+
+
+def score_against(references: Mapping[str, Sequence[str]], captions: Mapping[str, str]) -> dict[str, float]:
+    """Scores of {key: caption} in hundredths."""
+    found = score_captions(captions, {key: references[key] for key in captions})
+    return {name: 100 * value for name, value in found.corpus.items()}
+
+
+def _provenance(config: TrainConfig, model: CaptionerConfig | PrefixConfig) -> dict[str, Any]:
+    # what `init_from` or `language` brought, whatever the settings say
+    brought = {"prefix": model} if isinstance(model, PrefixConfig) else {"model": model, "prefix": None}
+    return provenance(config, language=Path(config.language).name, **brought)
+
+
+def _start_model(config: TrainConfig, data: CaptionData) -> tuple[AnyCaptioner, Tokenizer, Preprocess]:
+    if config.init_from:
+        return load_model(config.init_from)
+    if config.prefix is not None and config.language:
+        language, tokenizer, blocked = load_language(config.language)
+        decoder = dataclasses.replace(config.prefix.decoder, blocked=blocked)
+        start = dataclasses.replace(config.prefix, decoder=decoder)
+        prefixed = PrefixCaptioner(start, pretrained=True, language=language)
+        return prefixed, tokenizer, tower_preprocess(start.vision)
+    tokenizer = data.train_tokenizer()
+    if config.prefix is not None:
+        start = dataclasses.replace(config.prefix, decoder=_sized(config.prefix.decoder, tokenizer))
+        return PrefixCaptioner(start, pretrained=True), tokenizer, tower_preprocess(start.vision)
+    plain = dataclasses.replace(config.model, decoder=_sized(config.model.decoder, tokenizer))
+    return Captioner(plain, pretrained=True), tokenizer, tower_preprocess(plain.vision)
+
+
+Sized = TypeVar("Sized", DecoderConfig, LanguageConfig)
+
+
+def _sized(decoder: Sized, tokenizer: Tokenizer) -> Sized:
+    """`decoder` with the tokenizer's vocabulary, unless it names a larger one. Raises ConfigError."""
+    size = decoder.vocab_size or tokenizer.get_vocab_size()
+    if size < tokenizer.get_vocab_size():
+        raise ConfigError(
+            f"model.decoder.vocab_size={size}: the tokenizer has {tokenizer.get_vocab_size()} entries"
+        )
+    return dataclasses.replace(decoder, vocab_size=size)
+
+
+def _open_teaching(config: TrainConfig, tokenizer: Tokenizer, longest: int) -> Teaching | None:
+    """The teacher's cache, if a loss needs it. Raises DataError with the reason if it does not fit."""
+    wants, data = config.objective.wants(), config.datamodule
+    splits = data.train_splits()
+    if not wants or not data.teacher:
+        return None
+    cache = open_cache(
+        Path(data.teacher),
+        Path(data.path),
+        splits,
+        wants=wants,
+        tokenizer=tokenizer,
+        longest=longest,
+        views=data.views,
+        seed=config.trainer.seed,
+        augment=data.augment,
+    )
+    first = cache.read(splits[0], 0)
+    return Teaching(
+        kept_answers(cache, splits),
+        longest,
+        hidden_width=0 if first.hidden is None else first.hidden.shape[-1],
+        embedding_width=0 if first.embedding is None else first.embedding.shape[-1],
+    )
