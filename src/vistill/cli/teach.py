@@ -1,4 +1,4 @@
-"""`vistill teach plan|run|verify|info`: ask a teacher once and keep its answers."""
+"""`vistill teach plan|run|texts|verify|info`: ask a teacher once and keep its answers."""
 
 import json
 from functools import partial
@@ -157,6 +157,49 @@ def run(
     typer.echo(json.dumps(asdict(report), indent=1) if as_json else str(out))
     if report.problems:
         raise typer.Exit(1)
+
+
+@app.command()
+def texts(
+    teacher: Annotated[
+        str,
+        typer.Argument(metavar="TEACHER", help="minilm (its wheel), a folder or a hub name; a+b: several."),
+    ],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            help="Data sets (FOLDER, FOLDER#SPLIT), COCO or VQA JSON, caption<TAB>url TSV, lines of text."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the vectors; a killed run goes on in it.")],
+    device: Device = "cpu",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Ask a text teacher for the vector of every text of SOURCES, each text once, and keep them in OUT."""
+    from dataclasses import asdict
+
+    from vistill.data.texts import gather_texts
+    from vistill.distill.teachers_clip import load_text_teacher
+    from vistill.distill.text_cache import run as make
+
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+    gathered = gather_texts(sources)
+    for count in gathered.counts:
+        typer.echo(
+            f"{count.source}: {count.read:,} texts, {count.duplicates:,} there before, {count.empty:,} empty",
+            err=True,
+        )
+    loaded = load_text_teacher(teacher, device)
+    with _progress() as bar:
+        task = bar.add_task("asking", total=len(gathered.texts))
+        made = make(out, loaded, gathered, lambda done, total: bar.update(task, completed=done, total=total))
+    typer.echo(f"{made:,} texts asked, {len(gathered.texts) - made:,} were there", err=True)
+    report = {"texts": len(gathered.texts), "made": made, "sources": list(map(asdict, gathered.counts))}
+    typer.echo(json.dumps(report, indent=1) if as_json else str(out))
 
 
 @app.command()
