@@ -68,6 +68,30 @@ def test_samples_are_marked_padded_and_scored_by_their_own_picture() -> None:
             )
 
 
+def test_a_picture_without_captions_earns_no_reward() -> None:
+    model = tiny_captioner(vocab=TOKENIZER.get_vocab_size()).eval()
+    objective = _objective(cross_entropy=0.0, self_critical=1.0)
+    batch = _batch()
+    torch.manual_seed(3)
+    alone = objective(
+        model, replace(batch, keys=batch.keys[:1], pixels=batch.pixels[:1], tokens=batch.tokens[:1])
+    )
+    untold = torch.full_like(batch.tokens[:1], PAD)
+    mixed = replace(batch, keys=("x", "nobody"), tokens=torch.cat((batch.tokens[:1], untold)))
+    torch.manual_seed(3)
+    both = objective(model, mixed)
+    torch.testing.assert_close(both["self_critical"], alone["self_critical"])
+    torch.testing.assert_close(both["reward"], alone["reward"])
+    nobody = replace(mixed, keys=("nobody", "no one"), tokens=torch.cat((untold, untold)))
+    assert objective(model, nobody) == {}
+
+
+def test_the_bag_of_words_spans_a_table_larger_than_the_tokenizer() -> None:
+    model = tiny_captioner(vocab=TOKENIZER.get_vocab_size() + 7)
+    losses = _objective(cross_entropy=0.0, bag_of_words=1.0)(model, _batch())
+    assert torch.isfinite(losses["bag_of_words"])
+
+
 def test_sampling_leaves_the_mode_alone() -> None:
     model = tiny_captioner(vocab=TOKENIZER.get_vocab_size()).train()
     features = model.tower(_batch().pixels, 0)

@@ -162,9 +162,16 @@ class CaptionObjective:
         object.__setattr__(self, "reward", reward)
 
     def __call__(self, model: AnyCaptioner, batch: Batch) -> dict[str, Tensor]:
-        """{name: unweighted loss} for the losses with a weight; adds `reward` (a figure, not a loss)."""
+        """{name: unweighted loss} for the losses with a weight; adds `reward` (a figure, not a loss).
+
+        Pictures without captions of their own learn from the teacher alone.
+        """
         features = model.tower(batch.pixels, batch.start)
-        samples = self.sample(model, features.detach(), batch.keys) if self.config.self_critical else None
+        told = (batch.tokens != PAD).flatten(1).any(1)  # pictures with captions of their own
+        samples = None
+        if self.config.self_critical and told.any():
+            keys = [key for key, has in zip(batch.keys, told.tolist(), strict=True) if has]
+            samples = self.sample(model, features.detach()[told], keys)
         memory = model.mapper(features)
         cross = model.decoder.cross_kv(memory)
         out, of_gold = {}, None
@@ -174,12 +181,12 @@ class CaptionObjective:
             assert of_gold is not None
             out["cross_entropy"] = cross_entropy(of_gold, batch.tokens[..., 1:], self.config.label_smoothing)
         if self.config.bag_of_words:
-            told = (batch.tokens != PAD).flatten(1).any(1)  # pictures with captions
             words = nn.functional.linear(memory[told].mean(1), model.decoder.embed.weight)
-            out["bag_of_words"] = bag_of_words(words + model.word_bias, self.word_shares(batch)[told])
+            shares = word_shares(batch.tokens, words.shape[-1])
+            out["bag_of_words"] = bag_of_words(words + model.word_bias, shares[told])
         if samples is not None:
             tokens, rewards = samples
-            logits = model.decoder(tokens[..., :-1], cross)
+            logits = model.decoder(tokens[..., :-1], [(key[told], value[told]) for key, value in cross])
             out["self_critical"] = self_critical(logits, tokens[..., 1:], rewards)
             out["reward"] = rewards.mean()
         if self.teaching is not None and self.config.wants():
@@ -262,14 +269,13 @@ class CaptionObjective:
         tokens = torch.tensor(pad(rows), device=features.device).view(*shape, -1)
         return tokens, torch.from_numpy(rewards).float().view(shape).to(features.device)
 
-    def word_shares(self, batch: Batch) -> Tensor:
-        """Share of each picture's captions in the batch that hold a token -> [B, V] float."""
-        held = torch.zeros(
-            *batch.tokens.shape[:2], self.tokenizer.get_vocab_size(), device=batch.tokens.device
-        )
-        held.scatter_(2, batch.tokens, 1.0)
-        held[..., : len(SPECIAL)] = 0
-        return held.sum(1) / (batch.tokens != PAD).any(2).sum(1, keepdim=True).clamp_min(1)
+
+def word_shares(tokens: Tensor, vocab_size: int) -> Tensor:
+    """Share of a picture's captions that hold a token: tokens [B, C, T] with padding -> [B, V] float."""
+    held = torch.zeros(*tokens.shape[:2], vocab_size, device=tokens.device)
+    held.scatter_(2, tokens, 1.0)
+    held[..., : len(SPECIAL)] = 0
+    return held.sum(1) / (tokens != PAD).any(2).sum(1, keepdim=True).clamp_min(1)
 
 
 def _on_one_grid(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
