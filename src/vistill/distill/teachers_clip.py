@@ -1,30 +1,46 @@
-"""Teachers of one side of a dual encoder: vectors of texts.
+"""Teachers of one side of a dual encoder: vectors of texts, states and vectors of pictures.
 
 What a text teacher gives:
     minilm, a folder of sentence-transformers   mean of the token states, unit norm
     a dual-encoder checkpoint of vistill        unit norm
+    CLIP                                        projected (`text_embeds`), of any length
     several, joined with `+`                    their unit vectors side by side, divided by the root of their
                                                 number: unit norm, and a cosine is the mean of their cosines
 
-The same sources and the same ids as a picture teacher's make pairs of vectors of one space.
+What a picture teacher gives:
+    embedding   a dual-encoder checkpoint: unit norm; CLIP: projected (`image_embeds`), of any length;
+                several: as for texts
+    hidden      the last states [N, D] of the tower; of CLIP the class token first, before the last norm
+
+A picture teacher and a text teacher of the same source, or of the same sources in the same order, answer in
+one space.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
 
-from vistill.distill.answers import TeacherIdentity
-from vistill.distill.teachers_common import settings_hash, tokenizer_hash
-from vistill.errors import ConfigError
+from vistill.distill.answers import Answer, Ask, Teacher, TeacherIdentity, check_able
+from vistill.distill.teachers_common import array, settings_hash, tokenizer_hash
+from vistill.distill.teachers_pretrained import identify, image_settings, load_part
+from vistill.models.adopt import require_all_weights
 from vistill.models.captioner import parameter_count
 from vistill.models.checkpoint import weights_hash
+from vistill.models.clip import KIND as CLIP
+from vistill.models.clip import ClipDual
 from vistill.models.dual import load_dual
+from vistill.models.folder import is_ours
+from vistill.models.loading import load_dual_model
 from vistill.models.sentence import SentenceEncoder, load_sentence_encoder
+from vistill.models.torchvision_repair import repair_torchvision
+from vistill.runtime.image import to_array
 from vistill.runtime.texts import encode_texts
 
 MINILM = "minilm"
@@ -50,7 +66,10 @@ def load_text_teacher(spec: str, device: str = "cpu") -> TextTeacher:
         return TextEnsemble([load_text_teacher(part.strip(), device) for part in spec.split("+")])
     if spec == MINILM:
         return SentenceTexts(load_sentence_encoder(), spec, device)
-    if (Path(spec) / "config.json").is_file() and _is_ours(spec):
+    repair_torchvision()
+    from transformers import AutoConfig
+
+    if is_ours(Path(spec)) or load_part(AutoConfig, spec).model_type == CLIP:
         return DualTexts(spec, device)
     return SentenceTexts(load_sentence_encoder(spec), spec, device)
 
@@ -82,22 +101,22 @@ class SentenceTexts:
 
 
 class DualTexts:
-    """The text side of a dual encoder as a teacher."""
+    """The text side of CLIP or of a dual-encoder checkpoint as a teacher."""
 
     def __init__(self, source: str, device: str = "cpu") -> None:
-        model, self.tokenizer, _ = load_dual(source)
+        model, self.tokenizer, _ = load_dual_model(source)
         self.model = model.to(device).requires_grad_(False)
+        self.embed = model.text_embeds if isinstance(model, ClipDual) else model.encode_text
         self.device = device
         self.width = model.config.width
-        state = {k: v for k, v in model.state_dict().items() if k.startswith("text")}
         self.identity = TeacherIdentity(
-            kind="dual-encoder-text",
+            kind=f"{'clip' if isinstance(model, ClipDual) else 'dual-encoder'}-text",
             name=_shown(source),
-            weights=weights_hash(state),
+            weights=_hash(model.text_side),
             preprocess=settings_hash({"longest": model.context}),
             tokenizer=tokenizer_hash(self.tokenizer),
             vocab_size=self.tokenizer.get_vocab_size(),
-            details={"parameters": parameter_count([model.text, model.text_head])},
+            details={"parameters": parameter_count(model.text_side)},
         )
 
     @torch.inference_mode()
@@ -108,8 +127,7 @@ class DualTexts:
         for first in range(0, len(order), batch_size):
             rows = order[first : first + batch_size]
             tokens = encode_texts(self.tokenizer, [texts[i] for i in rows], self.model.context)
-            vectors = self.model.encode_text(torch.from_numpy(tokens).to(self.device))
-            out[rows] = vectors.float().cpu().numpy()
+            out[rows] = array(self.embed(torch.from_numpy(tokens).to(self.device)))
         return out
 
 
@@ -119,16 +137,7 @@ class TextEnsemble:
     def __init__(self, members: Sequence[TextTeacher]) -> None:
         self.members = list(members)
         self.width = sum(member.width for member in members)
-        whos = [member.identity for member in members]
-        self.identity = TeacherIdentity(
-            kind="ensemble",
-            name="+".join(who.name for who in whos),
-            weights=settings_hash({"members": [who.weights for who in whos]}),
-            preprocess=settings_hash({"members": [who.preprocess for who in whos]}),
-            tokenizer=settings_hash({"members": [who.tokenizer for who in whos]}),
-            vocab_size=max(who.vocab_size for who in whos),
-            details={"members": [{"name": who.name, "weights": who.weights} for who in whos]},
-        )
+        self.identity = _joined([member.identity for member in members])
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """See `TextTeacher`."""
@@ -145,14 +154,125 @@ def side_by_side(vectors: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     return joined.astype(np.float32)
 
 
-def _is_ours(source: str) -> bool:
-    """Whether a folder is a checkpoint of vistill: its config.json names a kind. ConfigError if broken."""
-    path = Path(source) / "config.json"
-    try:
-        raw: Any = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path} is not JSON: {error}") from error
-    return isinstance(raw, dict) and "kind" in raw
+class PictureTeacher:
+    """A picture tower as a teacher: `see` makes pixels of pictures, `look` states and embeddings of them."""
+
+    can = frozenset({"hidden", "embedding"})
+
+    def __init__(
+        self,
+        identity: TeacherIdentity,
+        see: Callable[[Sequence[Image.Image]], Tensor],
+        look: Callable[[Tensor], tuple[Tensor, Tensor]],
+    ) -> None:
+        self.identity = identity
+        self.see = see
+        self.look = look
+
+    @torch.inference_mode()
+    def answer(self, images: Sequence[Image.Image], gold: Sequence[Sequence[str]], ask: Ask) -> list[Answer]:
+        """See `Teacher.answer`. ConfigError for what it has not."""
+        check_able(self, ask)
+        if not images:
+            return []
+        hidden, embedding = self.look(self.see(images))
+        states = hidden.mean(1) if ask.hidden == "pooled" else hidden
+        return [
+            Answer(
+                hidden=None if ask.hidden == "none" else array(states[i]),
+                embedding=array(embedding[i]) if ask.embedding else None,
+            )
+            for i in range(len(images))
+        ]
+
+
+def clip_teacher(source: str, device: str = "cpu") -> PictureTeacher:
+    """The picture side of a CLIPModel of a folder or hub name, behind the checkpoint's own image processor.
+
+    Raises ConfigError if it cannot be loaded or lacks weights.
+    """
+    repair_torchvision()
+    from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
+
+    model, info = load_part(CLIPModel, source, dtype=torch.float32, output_loading_info=True)
+    require_all_weights(info, f"teacher {source!r}")
+    model.to(device).eval().requires_grad_(False)
+    processor = load_part(AutoImageProcessor, source, backend="pil")
+
+    def see(images: Sequence[Image.Image]) -> Tensor:
+        pixels: Tensor = processor(images=list(images), return_tensors="pt")["pixel_values"]
+        return pixels.to(device)
+
+    def look(pixels: Tensor) -> tuple[Tensor, Tensor]:
+        out = model.vision_model(pixel_values=pixels)
+        return out.last_hidden_state, model.visual_projection(out.pooler_output)
+
+    side = (model.vision_model, model.visual_projection)
+    who = identify(
+        "CLIPModel", source, _hash(side), model, load_part(AutoTokenizer, source),
+        model.config.text_config.vocab_size, image_settings(processor),
+    )  # fmt: skip
+    return PictureTeacher(replace(who, details={"parameters": parameter_count(side)}), see, look)
+
+
+def dual_teacher(folder: Path, device: str = "cpu") -> PictureTeacher:
+    """The picture side of a dual-encoder checkpoint. Raises BundleError for a broken folder."""
+    model, tokenizer, preprocess = load_dual(folder)
+    model.to(device).requires_grad_(False)
+
+    def see(images: Sequence[Image.Image]) -> Tensor:
+        return torch.from_numpy(np.stack([to_array(image, preprocess) for image in images])).to(device)
+
+    def look(pixels: Tensor) -> tuple[Tensor, Tensor]:
+        tower = model.image.tower
+        trunk = tower.trunk(pixels, len(tower.stages))  # once for both answers
+        return tower(trunk, len(tower.stages)), model.encode_image(trunk, len(tower.stages))
+
+    who = TeacherIdentity(
+        kind="dual-encoder",
+        name=folder.resolve().name,
+        weights=_hash(model.image_side),
+        preprocess=preprocess.hash(),
+        tokenizer=tokenizer_hash(tokenizer),
+        vocab_size=tokenizer.get_vocab_size(),
+        details={"parameters": parameter_count(model.image_side), "tower": model.config.vision.name},
+    )
+    return PictureTeacher(who, see, look)
+
+
+class PictureEnsemble:
+    """Several picture teachers as one; embeddings only."""
+
+    can = frozenset({"embedding"})
+
+    def __init__(self, members: Sequence[Teacher]) -> None:
+        self.members = list(members)
+        self.identity = _joined([member.identity for member in members])
+
+    def answer(self, images: Sequence[Image.Image], gold: Sequence[Sequence[str]], ask: Ask) -> list[Answer]:
+        """See `Teacher.answer`. ConfigError for what it has not."""
+        check_able(self, ask)
+        found = [member.answer(images, gold, ask) for member in self.members]
+        vectors = [np.array([answer.embedding for answer in answers], np.float32) for answers in found]
+        return [Answer(embedding=row) for row in side_by_side(vectors)] if images else []
+
+
+def _joined(whos: Sequence[TeacherIdentity]) -> TeacherIdentity:
+    """Identity of an ensemble; the order of its members counts."""
+    return TeacherIdentity(
+        kind="ensemble",
+        name="+".join(who.name for who in whos),
+        weights=settings_hash({"members": [who.weights for who in whos]}),
+        preprocess=settings_hash({"members": [who.preprocess for who in whos]}),
+        tokenizer=settings_hash({"members": [who.tokenizer for who in whos]}),
+        vocab_size=max(who.vocab_size for who in whos),
+        details={"members": [{"name": who.name, "weights": who.weights} for who in whos]},
+    )
+
+
+def _hash(side: Sequence[nn.Module]) -> str:
+    """sha256 of the weights of one side."""
+    return weights_hash({f"{i}.{k}": v for i, part in enumerate(side) for k, v in part.state_dict().items()})
 
 
 def _shown(source: str) -> str:
