@@ -15,8 +15,8 @@ SIDE = 320  # pixels of the longer side: sharp on a screen of twice the density,
 QUALITY = 72
 
 
-def data_uri(image: bytes, side: int = SIDE) -> str:
-    """An encoded picture as a `data:` URI of an upright RGB JPEG whose longer side is at most `side` pixels.
+def data_uri(image: bytes | str | Path, side: int = SIDE) -> str:
+    """A picture (bytes or path) as a `data:` URI of an upright RGB JPEG of at most `side` pixels a side.
 
     Raises ImageError if the picture cannot be decoded.
     """
