@@ -30,19 +30,26 @@ def build(
     licence: Annotated[
         str | None, typer.Option(help="Licence to record instead of the source's own.")
     ] = None,
+    clean: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Change captions by this rule and count what it changed; once for each: html, urls, "
+            "figure_labels, citations, panels, typography, spacing, lowercase."
+        ),
+    ] = None,
+    num_samples: Annotated[
+        int | None, typer.Option(help="Keep so many pictures, drawn from all splits; else all.")
+    ] = None,
+    sample_seed: Annotated[int | None, typer.Option(help="Seed of that draw; else 0.")] = None,
     dev_fraction: Annotated[
         float | None,
-        typer.Option(help="folder, webdataset, diffusiondb: part of those without a split that goes to dev."),
+        typer.Option(help="Where a source draws splits: part of those without one that goes to dev."),
     ] = None,
     test_fraction: Annotated[
         float | None,
-        typer.Option(
-            help="folder, webdataset, diffusiondb: part of those without a split that goes to test."
-        ),
+        typer.Option(help="Where a source draws splits: part of those without one that goes to test."),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="folder, webdataset, diffusiondb: seed of that draw.")
-    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of that draw.")] = None,
     part: Annotated[
         list[str] | None,
         typer.Option(help="coco: SPLIT:ANNOTATIONS:PICTURES, relative to ROOT; once for each file."),
@@ -91,6 +98,9 @@ def build(
         near_duplicates=None if near_duplicates < 0 else near_duplicates,
         shard_size=shard_size,
         licence=licence,
+        clean=tuple(clean) if clean else None,
+        num_samples=num_samples,
+        sample_seed=sample_seed,
         options={name: value for name, value in options.items() if value is not None},
     )
     with _Progress() as progress:
@@ -113,12 +123,13 @@ def build(
 @app.command()
 def info(
     folder: Annotated[Path, typer.Argument(help="Folder that `vistill data build` made.")],
+    long_words: Annotated[int, typer.Option(help="Captions with more words are counted as long.")] = 40,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Print what is in a built data set and what was left out."""
     from vistill.data.dataset import info as summarise
 
-    summary = summarise(folder)
+    summary = summarise(folder, long_words)
     if as_json:
         typer.echo(json.dumps(summary, ensure_ascii=False, indent=1))
     else:
@@ -153,6 +164,14 @@ def _print_info(summary: dict[str, Any]) -> None:
     for licence in sorted({name for split in splits.values() for name in split["licences"]}):
         console.print(f"licence: {licence or 'not stated'}", soft_wrap=True, highlight=False)
     console.print(f"vocabulary {summary['vocabulary']:,}, of which once {summary['words_seen_once']:,}")
+    long = summary["long_captions"]
+    console.print(
+        f"more than {long['words']} words: {_counts(long['captions'])}; the longest has {long['longest']}"
+    )
+    if summary["cleaned"]:
+        console.print(f"captions changed by cleaning: {_counts(summary['cleaned'])}")
+    if summary["sampled"]:
+        console.print(f"drawn: {summary['sampled']['kept']:,} of {summary['sampled']['pictures']:,} pictures")
     console.print(f"left out: {_counts(summary['dropped']) or 'nothing'}")
     duplicates = summary["duplicates"]
     console.print(
@@ -226,6 +245,18 @@ def _summary(report: dict[str, Any]) -> None:
     """Say on stderr what is in the data set and what is not."""
     for name, split in report["splits"].items():
         typer.echo(f"{name:>6}: {split['pictures']:,} pictures, {split['captions']:,} captions", err=True)
+    for rule, found in (report.get("cleaned") or {}).items():
+        typer.echo(f"{rule} changed {found['captions']:,} captions: {found['why']}", err=True)
+    if report.get("sampled"):
+        typer.echo("drew {kept:,} of {pictures:,} pictures".format(**report["sampled"]), err=True)
+    if report.get("long_captions", {}).get("longest"):
+        long = report["long_captions"]
+        longest = long["longest"][0]
+        typer.echo(
+            f"{sum(long['captions'].values()):,} captions have more than {long['words']} words; "
+            f"the longest, of {longest['key']}, has {longest['words']}",
+            err=True,
+        )
     for reason, count in report["dropped"]["counts"].items():
         named = [item["key"] for item in report["dropped"]["items"] if item["reason"] == reason]
         more = f" and {count - 3} more" if count > 3 else ""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vistill.data import scan, store
+from vistill.data.cleaning import Cleaning, require_rules
 from vistill.data.pictures import read_picture
 from vistill.data.report import Row, make_report, rows
 from vistill.data.sources import SOURCES
@@ -38,6 +39,8 @@ class BuildConfig:
     near_duplicates: bits of 64 by which the hashes of near duplicates may differ (their thumbnails must
     correlate too, see `vistill.data.duplicates`); None looks for equal pictures only. shard_size: pictures in
     one Arrow file. licence: replaces the source's.
+    clean: names of `vistill.data.cleaning.RULES`, which change captions before anything else looks at them.
+    num_samples: pictures to keep, drawn by sample_seed before any is opened; None keeps all.
     options: keyword arguments of the source's reader.
     """
 
@@ -47,6 +50,10 @@ class BuildConfig:
     near_duplicates: int | None = 8
     shard_size: int = 1000
     licence: str | None = None
+    # None where nothing is asked, so that a data set built before these existed is still known by its words.
+    clean: tuple[str, ...] | None = None
+    num_samples: int | None = None
+    sample_seed: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -56,6 +63,11 @@ class BuildConfig:
             raise ConfigError(f"shard_size must be 1 or more, not {self.shard_size}")
         if self.near_duplicates is not None and not 0 <= self.near_duplicates <= 16:
             raise ConfigError(f"near_duplicates must be 0 to 16 bits, not {self.near_duplicates}")
+        require_rules(self.clean or ())
+        if self.num_samples is not None and self.num_samples < 1:
+            raise ConfigError(f"num_samples must be 1 or more, not {self.num_samples}")
+        if self.sample_seed is not None and self.num_samples is None:
+            raise ConfigError("sample_seed does nothing without num_samples")
 
 
 def build(
@@ -164,16 +176,26 @@ def _new_plan(
     """Write work/new/plan.jsonl and return the state that a resumed build must share."""
     path = work / "new" / "plan.jsonl"
     rules = scan.TextRules(config.min_caption_chars, config.unique_captions, config.allow_uncaptioned)
-    annotations = scan.write_plan(items, path, root, rules)
+    cleaning = Cleaning(config.clean or ())
+    annotations = scan.write_plan(items, path, root, rules, cleaning)
+    sampled = None
+    if config.num_samples is not None:
+        sampled = scan.sample_plan(path, config.num_samples, config.sample_seed or 0)
     arguments = json.loads(json.dumps(asdict(config), default=str))
     return {
         "format": FORMAT,
         "source": source,
         "arguments": arguments,
         "annotations": annotations,
+        "cleaned": cleaning.report() or None,
+        "sampled": sampled,
         "plan": scan.file_hash(path)["sha256"],
         "versions": _versions(),
     }
+
+
+# Parts of the state that follow from the source and the arguments: a difference is told by those.
+_FOLLOWS = ("plan", "cleaned", "sampled")
 
 
 def _versions() -> dict[str, str]:
@@ -199,7 +221,7 @@ def _require_same(folder: Path, state: dict[str, Any], ignore: tuple[str, ...], 
     differences = [
         line
         for name in state
-        if name not in (*ignore, "plan")
+        if name not in (*ignore, *_FOLLOWS)
         for line in _diff(name, old.get(name), state[name])
     ]
     if old["plan"] != state["plan"] and not differences:

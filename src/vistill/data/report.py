@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 
 from vistill.data import scan, store
+from vistill.data.cleaning import LONG_WORDS, count_words
 from vistill.data.duplicates import THUMBNAIL, Pair, find_pairs, removals
 from vistill.data.records import SPLITS, Dropped, Sample, count_reasons
+
+NAMED_LONG = 10  # long captions that a report names
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,9 @@ def make_report(
         **{name: state[name] for name in ("format", "source", "arguments", "annotations", "versions")},
         "fingerprint": hashlib.sha256(fingerprints.encode()).hexdigest(),
         "splits": counts,
+        "sampled": state["sampled"],
+        "cleaned": state["cleaned"],
+        "long_captions": _long_captions(work, removed),
         "dropped": {"counts": count_reasons(dropped), "items": [asdict(item) for item in dropped]},
         "duplicates": [_pair_row(pair, keys, splits, removed) for pair in pairs],
     }
@@ -106,6 +112,29 @@ def _pair_row(
         "distance": pair.distance,
         "correlation": pair.correlation,
         "removed": [keys[row] for row in both if row in removed],
+    }
+
+
+def _long_captions(work: Path, removed: Mapping[int, Pair]) -> dict[str, Any]:
+    """Return how many kept captions have more than LONG_WORDS words, by split, and the longest of them."""
+    counts: dict[str, int] = {}
+    longest: list[tuple[int, str, str]] = []
+    for number, row in enumerate(rows(work)):
+        lengths = [] if number in removed else map(count_words, row.entry["captions"])
+        for words in lengths:
+            if words > LONG_WORDS:
+                split = row.entry["split"]
+                counts[split] = counts.get(split, 0) + 1
+                longest.append((-words, row.entry["key"], split))
+        if len(longest) > 100 * NAMED_LONG:
+            longest = sorted(longest)[:NAMED_LONG]
+    return {
+        "words": LONG_WORDS,
+        "captions": {split: counts[split] for split in SPLITS if split in counts},
+        "longest": [
+            {"key": key, "split": split, "words": -minus}
+            for minus, key, split in sorted(longest)[:NAMED_LONG]
+        ],
     }
 
 

@@ -7,15 +7,18 @@ dropped. No picture is kept in memory beyond its turn.
 
 import base64
 import hashlib
+import heapq
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vistill.data.cleaning import Cleaning
 from vistill.data.duplicates import difference_hash, thumbnail
 from vistill.data.pictures import read_picture
 from vistill.data.records import Annotation, Dropped, Entry, Item, clean_captions
+from vistill.data.sources.common import lot
 from vistill.data.store import read_json_lines, write_json_lines
 from vistill.errors import ImageError
 from vistill.runtime.image import read_image
@@ -46,8 +49,13 @@ class Picture:
     thumbnail: str
 
 
-def write_plan(items: Iterable[Item], path: Path, root: Path, rules: TextRules) -> dict[str, dict[str, Any]]:
-    """Write the plan in one run over the source, no picture opened; return {annotation: sha256 and bytes}."""
+def write_plan(
+    items: Iterable[Item], path: Path, root: Path, rules: TextRules, cleaning: Cleaning
+) -> dict[str, dict[str, Any]]:
+    """Write the plan in one run over the source, no picture opened; return {annotation: sha256 and bytes}.
+
+    Captions go through `cleaning`, which counts what it changes, before the text rules.
+    """
     annotations: dict[str, dict[str, Any]] = {}
 
     def rows() -> Iterator[dict[str, Any]]:
@@ -63,15 +71,16 @@ def write_plan(items: Iterable[Item], path: Path, root: Path, rules: TextRules) 
                 yield _dropped_row(Dropped(repr(item.key), "not_utf8", "the file's name is not UTF-8"))
             else:
                 keys.add(item.key)
-                yield from _entry_rows(item, root, rules)
+                yield from _entry_rows(item, root, rules, cleaning)
 
     write_json_lines(path, rows())
     return annotations
 
 
-def _entry_rows(entry: Entry, root: Path, rules: TextRules) -> Iterator[dict[str, Any]]:
+def _entry_rows(entry: Entry, root: Path, rules: TextRules, cleaning: Cleaning) -> Iterator[dict[str, Any]]:
+    texts = cleaning.clean(entry.key, entry.captions) if cleaning.rules else entry.captions
     captions, dropped = clean_captions(
-        entry.key, entry.captions, min_chars=rules.min_caption_chars, unique=rules.unique_captions
+        entry.key, texts, min_chars=rules.min_caption_chars, unique=rules.unique_captions
     )
     for item in dropped:
         yield _dropped_row(item)
@@ -99,6 +108,19 @@ def _entry_rows(entry: Entry, root: Path, rules: TextRules) -> Iterator[dict[str
         "source": entry.source,
         "licence": entry.licence,
     }
+
+
+def sample_plan(path: Path, count: int, seed: int) -> dict[str, int]:
+    """Keep `count` pictures of the plan, drawn by a hash of seed and key, and all that was dropped before.
+
+    A larger sample of the same seed holds the smaller one, and splits keep about their shares. Returns
+    {"pictures": how many there were, "kept": how many there are}.
+    """
+    keys = [row["key"] for row in read_json_lines(path) if "dropped" not in row]
+    # The prefix makes this draw independent of that of the splits, which may have the same seed.
+    chosen = set(heapq.nsmallest(count, keys, key=lambda key: lot(f"sample:{key}", seed)))
+    write_json_lines(path, (row for row in read_json_lines(path) if "dropped" in row or row["key"] in chosen))
+    return {"pictures": len(keys), "kept": len(chosen)}
 
 
 def _dropped_row(item: Dropped) -> dict[str, Any]:

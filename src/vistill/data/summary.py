@@ -1,23 +1,23 @@
 """What is in a built data set: counts, sizes, words, and what the build left out (`vistill data info`)."""
 
-import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import datasets
 
+from vistill.data.cleaning import LONG_WORDS, WORD
 from vistill.data.store import open_split, read_report, split_names
 
 COMMON_SIZES = 5  # sizes named for each split; the others are counted together
-WORD = re.compile(r"\w+(?:['’-]\w+)*")
 
 
-def info(folder: Path) -> dict[str, Any]:
+def info(folder: Path, long_words: int = LONG_WORDS) -> dict[str, Any]:
     """Return a summary of a built data set that JSON can hold; no picture is decoded.
 
-    Words are runs of letters, digits and inner apostrophes or hyphens in lower case: near the tokens of the
-    caption metrics and forty times faster. Raises DataError for a folder that no build made.
+    long_words: captions with more words are counted as long. Words are runs of letters, digits and inner
+    apostrophes or hyphens in lower case: near the tokens of the caption metrics and forty times faster.
+    Raises DataError for a folder that no build made.
     """
     report = read_report(folder)
     words: Counter[str] = Counter()
@@ -34,9 +34,21 @@ def info(folder: Path) -> dict[str, Any]:
         "splits": splits,
         "vocabulary": len(words),
         "words_seen_once": sum(count == 1 for count in words.values()),
+        "long_captions": {
+            "words": long_words,
+            "captions": {name: _longer(split["caption_words"], long_words) for name, split in splits.items()},
+            "longest": max((max(split["caption_words"], default=0) for split in splits.values()), default=0),
+        },
+        "cleaned": {name: rule["captions"] for name, rule in (report.get("cleaned") or {}).items()},
+        "sampled": report.get("sampled"),
         "dropped": report["dropped"]["counts"],
         "duplicates": {"pairs": dict(kinds), "across_splits": across},
     }
+
+
+def _longer(lengths: dict[int, int], words: int) -> int:
+    """Return how many captions of {length: count} have more than `words` words."""
+    return sum(count for length, count in lengths.items() if length > words)
 
 
 def _split(table: datasets.Dataset, words: Counter[str]) -> dict[str, Any]:

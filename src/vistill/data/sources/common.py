@@ -43,7 +43,7 @@ def drawn_split(group: str, dev_fraction: float, test_fraction: float, seed: int
 
     The fractions are expected ones, and no group depends on the others: for sources too large to hold.
     """
-    place = int.from_bytes(_lot(group, seed)[:8], "big") / 2**64
+    place = int.from_bytes(lot(group, seed)[:8], "big") / 2**64
     return "dev" if place < dev_fraction else "test" if place < dev_fraction + test_fraction else "train"
 
 
@@ -53,7 +53,7 @@ def drawn_splits(
     """Return {group: split}: of the groups sorted by sha256(seed, group), the first part goes to dev, the
     next to test, the rest to train. The fractions are met to one group; the order of `groups` has no effect.
     """
-    order = sorted(set(groups), key=lambda group: _lot(group, seed))
+    order = sorted(set(groups), key=lambda group: lot(group, seed))
     dev = round(dev_fraction * len(order))
     test = dev + round(test_fraction * len(order))
     return {
@@ -62,7 +62,8 @@ def drawn_splits(
     }
 
 
-def _lot(group: str, seed: int) -> bytes:
+def lot(group: str, seed: int) -> bytes:
+    """Return the 32 bytes by which a name is drawn: the same in every run, unlike for every seed."""
     return hashlib.sha256(f"{seed}:{group}".encode("utf-8", "surrogatepass")).digest()
 
 
