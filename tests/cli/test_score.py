@@ -1,6 +1,7 @@
 """`vistill score` as a user and a script meet it."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,7 @@ def test_broken_json_and_a_missing_file(run: Run, files: list[str]) -> None:
 
 
 def test_wrong_options(run: Run, files: list[str]) -> None:
-    assert "error: --task: 'vqa' is unknown" in run(*files, "--task", "vqa")[2]
+    assert "error: --task: 'ocr' is unknown" in run(*files, "--task", "ocr")[2]
     assert "error: --metrics: 'F1' is unknown" in run(*files, "--metrics", "F1")[2]
     assert "at least 2 resamples" in run(*files, "--bootstrap", "1")[2]
     assert run(*files, "--bootstrap", "-1")[0] == 2
@@ -137,3 +138,109 @@ def test_java_is_asked_for_before_anything_else(
     code, out, err = run(*files, "--metrics", f"CIDEr,{metric}")
     assert (code, out) == (2, "")
     assert err.startswith(f"error: --metrics: {metric} needs Java")
+
+
+# Answers
+
+QUESTIONS = {"questions": [{"question_id": n, "image_id": 1, "question": "how many?"} for n in (1, 2, 3, 4)]}
+ANNOTATIONS = {
+    "annotations": [
+        {
+            "question_id": n,
+            "answers": [{"answer": text} for text in answers],
+            "question_type": "how many",
+            "answer_type": kind,
+        }
+        for n, answers, kind in (
+            (1, ["2"] * 9 + ["3"], "number"),
+            (2, ["yes"] * 2 + ["no"] * 8, "yes/no"),
+            (3, ["x"] * 10, "other"),
+        )
+    ]
+}
+
+
+@pytest.fixture
+def vqa_files(tmp_path: Path) -> list[str]:
+    (tmp_path / "questions.json").write_text(json.dumps(QUESTIONS))
+    (tmp_path / "annotations.json").write_text(json.dumps(ANNOTATIONS))
+    rows = [{"answer": "two", "question_id": 1}, {"answer": "Yes.", "question_id": 2}]
+    (tmp_path / "out.tsv").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    names = ("--results", "out.tsv", "--questions", "questions.json", "--annotations", "annotations.json")
+    return ["--task", "vqa", *(name if name.startswith("--") else str(tmp_path / name) for name in names)]
+
+
+def test_vqa(run: Run, vqa_files: list[str], tmp_path: Path) -> None:
+    code, out, err = run(*vqa_files, "--per-image", str(tmp_path / "lines.jsonl"))
+    assert code == 0
+    summary = json.loads(out)
+    assert summary["accuracy"] == pytest.approx(0.8)
+    assert summary["per_answer_type"] == pytest.approx({"number": 1.0, "yes/no": 0.6})
+    assert (list(summary["per_question_type"]), summary["questions"]) == (["how many"], 2)
+    assert "1 of 3 questions in" in err
+    assert "have no result, 3 first" in err
+    lines = [json.loads(line) for line in (tmp_path / "lines.jsonl").read_text().splitlines()]
+    assert lines[1] == {"question_id": "2", "answer": "Yes.", "accuracy": pytest.approx(0.6)}
+    assert run(*vqa_files, "--require-all")[0] == 2
+
+
+def test_the_evalai_list_scores_the_same(
+    run: Run, vqa_files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "answers.json"
+    monkeypatch.setattr("sys.argv", ["vistill", "convert", "vqa-evalai", vqa_files[3], str(target)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert not stop.value.code
+    assert json.loads(target.read_text())[0] == {"question_id": 1, "answer": "two"}
+    run("--help")  # empties what was printed
+    plain = run(*vqa_files)[1]
+    assert plain.startswith("{")
+    assert run(*[str(target) if word == vqa_files[3] else word for word in vqa_files])[1] == plain
+
+
+def test_answers_without_annotation(run: Run, vqa_files: list[str]) -> None:
+    out = Path(vqa_files[3])
+    out.write_text(out.read_text() + '{"answer": "a", "question_id": 4}\n')
+    assert "note: 1 answers are to questions without annotation" in run(*vqa_files)[2]
+    out.write_text(out.read_text() + 'key\t{"answer": "a", "question_id": 5}\n')
+    assert "question_id 5 has an answer but no annotation" in run(*vqa_files)[2]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('{"answer": "x", "question_id": 1}', "row 3: question_id 1 comes twice"),
+        ("no json", "row 3: the last field is no JSON object"),
+        ('{"answer": 3, "question_id": 3}', "row 3: key 'answer' has to be a text"),
+        ('{"answer": "x"}', "row 3: key 'question_id' is missing"),
+    ],
+)
+def test_wrong_answers(run: Run, vqa_files: list[str], row: str, message: str) -> None:
+    out = Path(vqa_files[3])
+    out.write_text(out.read_text() + row)
+    code, _, err = run(*vqa_files)
+    assert code == 2
+    assert f"error: {out}: {message}" in err
+
+
+def test_vqa_needs_annotations_and_knows_no_metrics(run: Run, vqa_files: list[str]) -> None:
+    assert "error: --annotations is missing" in run(*vqa_files[:4])[2]
+    assert "are for captions, not for --task vqa" in run(*vqa_files, "--metrics", "CIDEr")[2]
+    assert "error: --references is missing" in run(*vqa_files[2:4])[2]
+
+
+def test_daquar(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nltk", None)
+    data = tmp_path / "data.csv"
+    data.write_text('question,answer,image_id\nwhat,"book, lamp",image3\nhow,2,image4\nwho,x,image3\n')
+    answers = tmp_path / "answers.json"
+    rows = [{"question_id": "image3#1", "answer": "y"}, {"question_id": "image3#0", "answer": "lamp,book"}]
+    answers.write_text(json.dumps(rows))
+    code, out, err = run("--task", "daquar", "--results", str(answers), "--references", str(data))
+    assert (code, json.loads(out)) == (0, {"accuracy": 0.5, "questions": 2})
+    assert "accuracy alone: WUPS needs WordNet: pip install nltk" in err
+    data.write_text("question,answer\n")
+    code, _, err = run("--task", "daquar", "--results", str(answers), "--references", str(data))
+    assert code == 2
+    assert "lacks column image_id" in err

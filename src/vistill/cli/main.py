@@ -7,6 +7,7 @@ import typer
 
 from vistill import __version__
 from vistill.cli.caption import caption
+from vistill.cli.convert import app as convert
 from vistill.cli.data import app as data
 from vistill.cli.evaluate import evaluate
 from vistill.cli.export import export
@@ -65,7 +66,8 @@ app.command(short_help="Caption pictures: files, folders, lists.")(caption)
 app.add_typer(data, name="data", short_help="Build data sets and look into them.")
 app.add_typer(teach, name="teach", short_help="Ask a teacher once and keep its answers.")
 app.command(short_help="Train a captioner by an experiment.")(train)
-app.command(short_help="Score captions of COCO-format files.")(score)
+app.command(short_help="Score captions or answers that lie in files.")(score)
+app.add_typer(convert, name="convert", short_help="Turn files of one format into another.")
 app.command(short_help="Score a model on a data set; write a page.")(evaluate)
 app.add_typer(report, name="report", short_help="Pages about a distillation or a training run.")
 app.command(short_help="Turn a checkpoint into a bundle that runs without torch.")(export)

@@ -11,6 +11,7 @@ from vistill.files import write_text
 from vistill.metrics import java
 from vistill.metrics.bootstrap import intervals
 from vistill.metrics.caption import NAMES, CaptionScores, score_captions
+from vistill.metrics.json_files import id_of, load_json, text_of
 from vistill.metrics.ptb import tokenize
 
 DEFAULT = (*NAMES, "CIDEr-D")
@@ -40,7 +41,7 @@ def read_results(path: Path) -> dict[str, Result]:
     Raises DataError, with file, entry and key, for broken JSON, another shape, an empty list and a picture
     that comes twice.
     """
-    entries = _load(path)
+    entries = load_json(path)
     if not isinstance(entries, list):
         raise DataError(f'{path}: a results file is a list, [{{"image_id": 1, "caption": "a dog"}}, ...]')
     if not entries:
@@ -48,7 +49,7 @@ def read_results(path: Path) -> dict[str, Result]:
     found: dict[str, Result] = {}
     where: dict[str, int] = {}
     for number, entry in enumerate(entries):
-        image_id = _id(entry, "image_id", f"{path}: entry {number}")
+        image_id = id_of(entry, "image_id", f"{path}: entry {number}")
         key = str(image_id)
         if key in found:
             raise DataError(
@@ -56,7 +57,7 @@ def read_results(path: Path) -> dict[str, Result]:
                 "one caption a picture is scored"
             )
         where[key] = number
-        found[key] = Result(image_id, _text(entry, "caption", f"{path}: entry {number}"))
+        found[key] = Result(image_id, text_of(entry, "caption", f"{path}: entry {number}"))
     return found
 
 
@@ -67,7 +68,7 @@ def read_references(path: Path) -> dict[str, list[str]]:
     entry and key, for broken JSON, another shape, a picture listed twice, a caption of a picture that is not
     listed, and no caption at all.
     """
-    content = _load(path)
+    content = load_json(path)
     for key in ("images", "annotations"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise DataError(
@@ -76,16 +77,16 @@ def read_references(path: Path) -> dict[str, list[str]]:
             )
     captions: dict[str, list[str]] = {}
     for number, image in enumerate(content["images"]):
-        key = str(_id(image, "id", f"{path}: images, entry {number}"))
+        key = str(id_of(image, "id", f"{path}: images, entry {number}"))
         if key in captions:
             raise DataError(f"{path}: images, entry {number}: id {key} comes twice")
         captions[key] = []
     for number, annotation in enumerate(content["annotations"]):
         place = f"{path}: annotations, entry {number}"
-        key = str(_id(annotation, "image_id", place))
+        key = str(id_of(annotation, "image_id", place))
         if key not in captions:
             raise DataError(f"{place}: image_id {key} is not among the images of this file")
-        captions[key].append(_text(annotation, "caption", place))
+        captions[key].append(text_of(annotation, "caption", place))
     if not any(captions.values()):
         raise DataError(f"{path}: there is no caption in it")
     return {key: texts for key, texts in captions.items() if texts}
@@ -170,40 +171,3 @@ def _intervals(
 ) -> dict[str, dict[str, float]]:
     found = intervals(scores, samples, seed=seed)
     return {name: {"low": found[name].low, "high": found[name].high} for name in metrics if name in found}
-
-
-def _load(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: there is no such file") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}: line {error.lineno}, column {error.colno}: broken JSON: {error.msg}"
-        ) from error
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"{path}: broken JSON: {error}") from error
-
-
-def _id(entry: Any, key: str, place: str) -> int | str:
-    value = _value(entry, key, place)
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise DataError(f"{place}: key {key!r} has to be a number without fraction or a text, not {value!r}")
-    return value
-
-
-def _text(entry: Any, key: str, place: str) -> str:
-    value = _value(entry, key, place)
-    if not isinstance(value, str):
-        raise DataError(f"{place}: key {key!r} has to be a text, not {value!r}")
-    return value
-
-
-def _value(entry: Any, key: str, place: str) -> Any:
-    if not isinstance(entry, dict):
-        raise DataError(f"{place}: has to be an object with the key {key!r}, not {str(entry)[:60]!r}")
-    if key not in entry:
-        raise DataError(f"{place}: key {key!r} is missing")
-    return entry[key]
