@@ -13,7 +13,11 @@ app = typer.Typer(help="Build data sets and look into them.", no_args_is_help=Tr
 @app.command()
 def build(
     source: Annotated[
-        str, typer.Argument(help="flickr8k, folder, coco, karpathy, webdataset, parquet or diffusiondb.")
+        str,
+        typer.Argument(
+            help="flickr8k, flickr30k, folder, table, coco, karpathy, webdataset, parquet, diffusiondb, "
+            "medicat or roco."
+        ),
     ],
     root: Annotated[Path, typer.Argument(help="Folder of the data set as it was downloaded.")],
     out: Annotated[Path, typer.Option(help="Folder to build; it appears when the build is complete.")],
@@ -59,17 +63,27 @@ def build(
     ] = None,
     annotations: Annotated[
         str | None,
-        typer.Option(help="karpathy: the JSON file, relative to ROOT; else the only dataset*.json."),
+        typer.Option(help="karpathy, table, flickr30k, medicat: the file, relative to ROOT; else found."),
     ] = None,
     images: Annotated[
         str | None,
-        typer.Option(help="karpathy: folder of the pictures, relative to ROOT; else images or ROOT."),
+        typer.Option(help="karpathy, table, flickr30k, medicat: the folder of the pictures; else found."),
     ] = None,
     restval: Annotated[
         str | None, typer.Option(help="karpathy: where restval goes: train, extra or drop; else train.")
     ] = None,
     column: Annotated[
         list[str] | None, typer.Option(help="parquet: OURS=THEIRS where a column has an unknown name.")
+    ] = None,
+    texts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--text", help="medicat: caption, references or subcaptions; once for each. Else caption."
+        ),
+    ] = None,
+    subset: Annotated[
+        str | None,
+        typer.Option(help="medicat (else all), roco (else radiology): all, radiology, non-radiology."),
     ] = None,
     shard_size: Annotated[int, typer.Option(help="Pictures in one Arrow file.")] = 1000,
     workers: Annotated[int, typer.Option(help="Threads that decode; 0: one for each core, 8 at most.")] = 0,
@@ -90,6 +104,8 @@ def build(
         "images": images,
         "restval": restval,
         "columns": column or None,
+        "texts": texts or None,
+        "subset": subset,
     }
     config = BuildConfig(
         min_caption_chars=min_caption_chars,

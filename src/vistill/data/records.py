@@ -51,7 +51,8 @@ class Entry:
 
     The picture is the whole file, or `span` (offset, length) of it (a member of a tar or zip), or `cell` (row
     group, row in it, column) of it (Parquet). With `inflated` the span is a raw deflate stream (a compressed
-    member of a zip) of a picture of that many bytes.
+    member of a zip) of a picture of that many bytes; with `base64_row` it is base64 in that row of a TSV.
+    Entries with the same place are questions about one picture: a source gives them one after another.
     """
 
     key: str
@@ -65,6 +66,7 @@ class Entry:
     span: tuple[int, int] | None = None
     cell: tuple[int, int, str] | None = None
     inflated: int | None = None
+    base64_row: int | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ REASONS: dict[str, str] = {
     "duplicate_key": "a second picture with a key that was already used; the first is kept",
     "conflicting_split": "a picture listed in two splits; it goes to test before dev before train",
     "skipped_split": "a picture of a split that an option excludes",
+    "skipped_subset": "a picture that is not of the subset that an option asks for",
     "no_caption": "a picture without any caption left",
     "caption_empty": "a caption without any visible character",
     "caption_too_short": "a caption with fewer letters and digits than `min_caption_chars`",

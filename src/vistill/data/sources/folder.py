@@ -35,7 +35,7 @@ CAPTION_COLUMNS = ("captions", "caption", "text")
 
 
 @dataclass
-class _Picture:
+class Picture:
     """What is known of one picture before its split is settled."""
 
     path: Path
@@ -58,11 +58,11 @@ def read(root: Path, dev_fraction: float = 0.0, test_fraction: float = 0.0, seed
     for path in _metadata_files(root):
         described = True
         yield Annotation(path)
-        for row in _rows(path):
+        for row in rows(path):
             if isinstance(row, Dropped):
                 yield row
             else:
-                yield from _take_row(root, path, row, pictures)
+                yield from take_row(root, path.parent, row, pictures)
     for key, picture in pictures.items():
         sidecar = picture.path.with_suffix(".txt")
         if not picture.captions and sidecar in texts:
@@ -82,9 +82,9 @@ def read(root: Path, dev_fraction: float = 0.0, test_fraction: float = 0.0, seed
         yield Entry(key, picture.path, tuple(picture.captions), picture.split, "folder")
 
 
-def _walk(root: Path) -> tuple[dict[str, _Picture], set[Path]]:
+def _walk(root: Path) -> tuple[dict[str, Picture], set[Path]]:
     """Return {key: picture} and the text files below `root`; hidden files and folders are left out."""
-    pictures: dict[str, _Picture] = {}
+    pictures: dict[str, Picture] = {}
     texts: set[Path] = set()
     for folder, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
@@ -94,7 +94,7 @@ def _walk(root: Path) -> tuple[dict[str, _Picture], set[Path]]:
             if name.startswith("."):
                 continue
             if suffix in PICTURE_SUFFIXES:
-                pictures[path.relative_to(root).as_posix()] = _Picture(path)
+                pictures[path.relative_to(root).as_posix()] = Picture(path)
             elif suffix == ".txt":
                 texts.add(path)
     return pictures, texts
@@ -112,11 +112,15 @@ def _metadata_files(root: Path) -> list[Path]:
     return found
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any] | Dropped]:
-    """Yield the rows of a metadata file with lower-case column names and the line under `#`."""
-    rows: Iterator[dict[str, Any] | Dropped] = csv_rows(path) if path.suffix == ".csv" else json_rows(path)
+def rows(path: Path, delimiter: str = ",") -> Iterator[dict[str, Any] | Dropped]:
+    """Yield the rows of a .jsonl file or a table, with lower-case column names and `FILE:LINE` under `#`.
+
+    Raises DataError where the first row has no column for the picture's name or its captions.
+    """
+    table = path.suffix.lower() != ".jsonl"
+    found: Iterator[dict[str, Any] | Dropped] = csv_rows(path, delimiter) if table else json_rows(path)
     checked = False
-    for row in rows:
+    for row in found:
         if isinstance(row, dict):
             row = {str(name).lower(): value for name, value in row.items()}
         if isinstance(row, dict) and not checked:
@@ -128,10 +132,10 @@ def _rows(path: Path) -> Iterator[dict[str, Any] | Dropped]:
         yield row
 
 
-def _take_row(
-    root: Path, metadata: Path, row: dict[str, Any], pictures: dict[str, _Picture]
+def take_row(
+    root: Path, folder: Path, row: dict[str, Any], pictures: dict[str, Picture]
 ) -> Iterator[Dropped]:
-    """Add a row's captions and split to its picture."""
+    """Add a row's captions and split to its picture: its name is relative to `folder`, its key to `root`."""
     name = next((row[column] for column in NAME_COLUMNS if row.get(column)), None)
     value: Any = next((row[column] for column in CAPTION_COLUMNS if row.get(column)), [])
     captions = [value] if isinstance(value, str) else value
@@ -141,12 +145,12 @@ def _take_row(
     if not all(isinstance(caption, str) for caption in captions):
         yield Dropped(row["#"], "bad_row", f"captions of {name!r} are not all text")
         return
-    found = picture_path(metadata.parent, name, name)
+    found = picture_path(folder, name, name)
     if isinstance(found, Dropped):
         yield Dropped(name, found.reason, f"{row['#']}: {found.detail}; {len(captions)} captions lost")
         return
     key = found.relative_to(root).as_posix()
-    picture = pictures.setdefault(key, _Picture(found))  # a picture without a known suffix counts when named
+    picture = pictures.setdefault(key, Picture(found))  # a picture without a known suffix counts when named
     picture.captions += captions
     if row.get("split"):
         split = normalise_split(str(row["split"]), row["#"])
@@ -157,7 +161,7 @@ def _take_row(
 
 
 def _settle_splits(
-    root: Path, pictures: dict[str, _Picture], dev_fraction: float, test_fraction: float, seed: int
+    root: Path, pictures: dict[str, Picture], dev_fraction: float, test_fraction: float, seed: int
 ) -> None:
     """Give every picture its split."""
     open_keys = []
