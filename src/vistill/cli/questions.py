@@ -1,0 +1,84 @@
+"""`vistill data questions` and `vistill data blind`: questions out of captions, answers without looking."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def questions(
+    folder: Annotated[Path, typer.Argument(help="Data set with captions that `vistill data build` made.")],
+    out: Annotated[Path, typer.Option(help="Folder of the data set of questions.")],
+    seed: Annotated[int, typer.Option(help="Seed of the questions that are left out to balance.")] = 0,
+    max_share: Annotated[
+        float,
+        typer.Option(help="Largest share of one answer in a kind of question; yes/no is half and half."),
+    ] = 0.35,
+    max_frame_share: Annotated[
+        float, typer.Option(help="Largest share of one answer in questions that share verb or thing.")
+    ] = 0.5,
+    min_answer: Annotated[int, typer.Option(help="Train questions that an answer needs.")] = 10,
+    force: Annotated[bool, typer.Option("--force", help="Replace the data set in OUT.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Make questions of what the captions of a picture agree on: objects, numbers, colours and more."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from vistill.data.questions_build import QuestionsConfig, build_questions
+
+    config = QuestionsConfig(seed, max_share, max_frame_share, min_answer)
+    columns = (TextColumn("{task.description:>11}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        tasks: dict[str, Any] = {}
+
+        def show(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = bar.add_task(step, total=total)
+            bar.update(tasks[step], completed=done)
+
+        report = build_questions(folder, out, config, force=force, progress=show)
+    if as_json:
+        typer.echo(json.dumps(report, ensure_ascii=False, indent=1))
+        return
+    for split, kinds in report["questions"].items():
+        counts = ", ".join(f"{found['questions']:,} {kind}" for kind, found in kinds.items())
+        typer.echo(f"{split:>6}: {counts}", err=True)
+    for reason, number in report["dropped"]["counts"].items():
+        typer.echo(f"left out {number:,} for {reason}", err=True)
+    typer.echo(str(out))
+
+
+def blind(
+    folder: Annotated[Path, typer.Argument(help="Data set with questions and answers.")],
+    learn: Annotated[str, typer.Option(help="Split to learn from.")] = "train",
+    split: Annotated[str, typer.Option(help="Split to answer.")] = "dev",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Answer without looking: what an answerer has to beat, for each kind of question."""
+    from dataclasses import asdict
+
+    from vistill.data.dataset import open_split
+    from vistill.errors import DataError
+    from vistill.metrics.vqa_baselines import PEOPLE, Asked, blind_scores
+
+    rows: dict[str, list[Asked]] = {}
+    for name in (learn, split):
+        table = open_split(folder, name)
+        pairs = zip(table["question"][:], table["answers"][:], strict=True)
+        rows[name] = [Asked(text, tuple(answers)) for text, answers in pairs if text and answers]
+        if not rows[name]:
+            raise DataError(f"{folder}: split {name} has no questions with answers")
+    # a question of DAQUAR or of ours has one answer, perhaps in parts; one of VQA v2 those of ten people
+    ten = all(len(row.answers) >= PEOPLE for found in rows.values() for row in found)
+    rows = {name: [Asked(row.question, row.answers, ten) for row in found] for name, found in rows.items()}
+    scores = blind_scores(rows[learn], rows[split])
+    if as_json:
+        typer.echo(json.dumps({k: asdict(s) | {"best": s.best} for k, s in scores.items()}, indent=1))
+        return
+    typer.echo(f"{'kind':<9} {'questions':>9} {'most frequent':>14} {'same question':>14} {'its words':>10}")
+    for kind, score in scores.items():
+        shares = (score.most_frequent, score.same_question, score.question_words)
+        first, second, third = (f"{100 * share:.1f}" for share in shares)
+        typer.echo(f"{kind:<9} {score.questions:>9,} {first:>14} {second:>14} {third:>10}")
