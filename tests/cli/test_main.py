@@ -14,7 +14,10 @@ import vistill
 from vistill.cli import main as cli
 from vistill.errors import DataError
 
-COMMANDS = ("caption", "data", "evaluate", "export", "report", "score", "teach", "train")
+COMMANDS = (
+    *("caption", "classify", "convert", "data", "embed", "evaluate", "export", "index"),
+    *("report", "score", "search", "teach", "train"),
+)
 PROGRAM = Path(sys.executable).with_name("vistill")
 
 

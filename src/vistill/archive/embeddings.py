@@ -217,7 +217,10 @@ def _write_npz(file: Any, kind: Kind, blocks: Blocks) -> None:
     for some, array in blocks:
         keys += some
         vectors.append(array)
-    arrays = {f"{kind.column}s": np.array(keys, np.str_), "embeddings": np.concatenate(vectors)}
+    arrays: dict[str, Any] = {
+        f"{kind.column}s": np.array(keys, np.str_),
+        "embeddings": np.concatenate(vectors),
+    }
     np.savez(file, model=np.array(kind.model), **arrays)
 
 

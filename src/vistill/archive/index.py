@@ -165,7 +165,8 @@ class Update:
 
     def _keep(self, batch: list[tuple[str, _Seen | ImageError]]) -> list[Outcome]:
         """One transaction. A photo that can no longer be read leaves the index."""
-        catalogue, done = self._catalogue, []
+        catalogue = self._catalogue
+        done: list[Outcome] = []
         vectors = self._vectors([seen for _, seen in batch if isinstance(seen, _Seen)])
         with catalogue.transaction():
             for path, seen in batch:

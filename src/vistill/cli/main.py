@@ -7,12 +7,16 @@ import typer
 
 from vistill import __version__
 from vistill.cli.caption import caption
+from vistill.cli.classify import classify
 from vistill.cli.convert import app as convert
 from vistill.cli.data import app as data
+from vistill.cli.embed import embed
 from vistill.cli.evaluate import evaluate
 from vistill.cli.export import export
+from vistill.cli.index import index
 from vistill.cli.report import app as report
 from vistill.cli.score import score
+from vistill.cli.search import search
 from vistill.cli.teach import app as teach
 from vistill.cli.train import train
 from vistill.errors import VistillError
@@ -20,6 +24,7 @@ from vistill.errors import VistillError
 # A module that only an extra brings -> that extra.
 EXTRAS = {
     "datasets": "data",
+    "faiss": "search",
     "hydra": "train",
     "lightning": "train",
     "omegaconf": "train",
@@ -63,6 +68,10 @@ def _common(
 
 
 app.command(short_help="Caption pictures: files, folders, lists.")(caption)
+app.command(short_help="Index a folder of photos, to search it in words.")(index)
+app.command(short_help="Find photos of an index by words or by a picture.")(search)
+app.command(short_help="Choose among labels for each picture.")(classify)
+app.command(short_help="Pictures or texts to vectors of one space.")(embed)
 app.add_typer(data, name="data", short_help="Build data sets and look into them.")
 app.add_typer(teach, name="teach", short_help="Ask a teacher once and keep its answers.")
 app.command(short_help="Train a captioner by an experiment.")(train)

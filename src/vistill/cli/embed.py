@@ -1,0 +1,136 @@
+"""`vistill embed`: pictures or lines of text in, vectors of one space out."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from vistill.archive.batch import Embedded
+    from vistill.archive.embeddings import ArrayOutput, LinesOutput
+    from vistill.cli.pictures import Screen
+
+_TEXTS = 1024  # lines that are embedded and kept together
+
+
+def embed(
+    out: Annotated[Path, typer.Option(help="A .parquet, .npz or .jsonl file; go on if it exists.")],
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(help="Pictures, folders, globs; - reads a list from stdin.", metavar="PATH..."),
+    ] = None,
+    from_file: Annotated[
+        Path | None, typer.Option(help="A list of pictures, one a line or separated by NUL.")
+    ] = None,
+    texts: Annotated[
+        str | None, typer.Option(help="Lines of text instead of pictures: a file, or - for stdin.")
+    ] = None,
+    recursive: Annotated[
+        bool, typer.Option("--recursive/--no-recursive", help="Go into the folders of folders.")
+    ] = True,
+    model: Annotated[Path | None, typer.Option(help="Bundle folder; else the model in the package.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Failures as JSON objects on stdout.")] = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing/--overwrite", help="Leave what is embedded, or begin anew.")
+    ] = True,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures that go through the model together.")] = 16,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads; else one for each CPU.")] = None,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Refuse larger files.")] = 128 * 2**20,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger pictures, by their header.")] = 2**26,
+) -> None:
+    """Embed pictures or texts.
+
+    The same command run again does only what is missing. Of equal lines of text one is kept, empty ones are
+    left out. Exit code: 0 all embedded, 1 some failed (each is named with a reason), 2 nothing found or a
+    wrong option, 130 interrupted.
+    """
+    from vistill.archive.batch import embed_paths
+    from vistill.archive.embeddings import Kind, Row, open_embeddings
+    from vistill.cli.pictures import Screen, check_names, count, pictures, reporting
+    from vistill.errors import ConfigError
+    from vistill.runtime.embedder import Embedder
+    from vistill.runtime.image import Limits
+
+    names = list(paths or ())
+    if texts is None:
+        check_names(names, from_file)
+    elif names or from_file is not None:
+        raise ConfigError("--texts embeds lines of text: name no pictures with it")
+    elif texts != "-" and not Path(texts).is_file():
+        raise ConfigError(f"--texts {texts}: there is no such file")
+    limits = Limits(max_bytes, max_pixels)
+    embedder = Embedder(model, threads=threads, batch_size=batch_size, limits=limits)
+    kind = Kind("path" if texts is None else "text", embedder.hash, embedder.width)
+    output = open_embeddings(out, kind, overwrite=not skip_existing)
+    screen = Screen(as_json, printing=as_json, thing="picture" if texts is None else "text")
+    todo = _Todo(output)
+    try:
+        with reporting(screen, lambda: None if texts else count(names, from_file, recursive)):
+            if texts is not None:
+                for lines in _batches(todo(_lines(texts))):
+                    vectors = embedder.texts(lines)
+                    output.write([Row(line, vector) for line, vector in zip(lines, vectors, strict=True)])
+                    screen.finished += len(lines)
+                    screen.advance(todo.skipped)
+            else:
+                found = todo(pictures(names, from_file, recursive, screen))
+                for batch in embed_paths(embedder, found, batch_size, embedder.threads, limits):
+                    rows = [Row(one.path, one.vector) for one in batch if one.vector is not None]
+                    if rows:
+                        output.write(rows)
+                    _show(screen, batch, todo.skipped)
+            output.finish()
+    finally:
+        output.close()
+    screen.finish("embedded", todo.skipped, names or [texts or ""], from_file)
+
+
+class _Todo:
+    """What an earlier run has not embedded, each key once; `skipped` counts the rest."""
+
+    def __init__(self, output: "LinesOutput | ArrayOutput") -> None:
+        self.skipped = 0
+        self._output = output
+        self._seen: set[str] = set()
+
+    def __call__(self, keys: Iterable[str]) -> Iterator[str]:
+        for key in keys:
+            if key in self._seen:
+                continue
+            self._seen.add(key)
+            if self._output.has(key):
+                self.skipped += 1
+            else:
+                yield key
+
+
+def _lines(name: str) -> Iterator[str]:
+    """The lines of a UTF-8 file or of stdin, without their ends; empty ones are left out."""
+    from vistill.errors import DataError
+
+    stream = sys.stdin.buffer if name == "-" else open(name, "rb")  # noqa: SIM115 - closed below
+    with stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            except UnicodeDecodeError as error:
+                raise DataError(f"{name}, line {number}, is not UTF-8: {error.reason}") from error
+            if text:
+                yield text
+
+
+def _batches(lines: Iterator[str]) -> Iterator[list[str]]:
+    while batch := list(islice(lines, _TEXTS)):
+        yield batch
+
+
+def _show(screen: "Screen", batch: Iterable["Embedded"], skipped: int) -> None:
+    for one in batch:
+        if one.error is not None:
+            screen.failed(one.path, one.error)
+        else:
+            screen.done()
+    screen.advance(skipped)
