@@ -5,6 +5,9 @@
     several of them joined with `+`: an ensemble    the same
     a vistill bundle folder                         captions, top_k
     VisionEncoderDecoderModel, BLIP                 captions, top_k, hidden, embedding
+    CLIPModel                                       hidden, embedding
+    a dual-encoder checkpoint folder of vistill     hidden, embedding
+    several of these two joined with `+`            embedding
     another AutoModelForImageTextToText             captions, mostly top_k
     http(s)://host/v1#model                         captions
 
@@ -35,6 +38,10 @@ def load_teacher(spec: str, device: str = "cpu", prompt: str = "") -> Teacher:
     folder = Path(spec)
     if not folder.exists() and "+" in spec:
         folders = [Path(part.strip()) for part in spec.split("+")]
+        if all(map(_embeds, folders)):
+            from vistill.distill.teachers_clip import PictureEnsemble
+
+            return PictureEnsemble([_picture_tower(member, device) for member in folders])
         for member in folders:
             if not _is_checkpoint(member):
                 raise ConfigError(f"ensemble {spec!r}: {member} is no vistill checkpoint folder")
@@ -43,6 +50,8 @@ def load_teacher(spec: str, device: str = "cpu", prompt: str = "") -> Teacher:
         from vistill.distill.teachers_vistill import BundleTeacher
 
         return BundleTeacher(folder)
+    if _embeds(folder):
+        return _picture_tower(folder, device)
     if _is_checkpoint(folder):
         return _checkpoints([folder], device)
     if folder.exists() and not (folder / "config.json").is_file():
@@ -71,30 +80,53 @@ def _transformers(source: str, device: str, prompt: str) -> Teacher:
     architecture = (getattr(config, "architectures", None) or [KNOWN.get(config.model_type, "")])[0]
     if architecture in WIRINGS:
         return EncoderTeacher(source, architecture, device)
+    if config.model_type == "clip":
+        from vistill.distill.teachers_clip import clip_teacher
+
+        return clip_teacher(source, device)
     if architecture not in KNOWN.values():
         raise ConfigError(
             f"teacher {source!r}: {architecture or config.model_type} does not make text from pictures; "
-            f"use {', '.join(WIRINGS)} or what AutoModelForImageTextToText loads"
+            f"use {', '.join(WIRINGS)}, CLIPModel or what AutoModelForImageTextToText loads"
         )
     from vistill.distill.teachers_prompted import PromptedTeacher
 
     return PromptedTeacher(source, architecture, device, prompt)
 
 
+def _picture_tower(folder: Path, device: str) -> Teacher:
+    """The picture side of a folder for which `_embeds` holds."""
+    from vistill.distill.teachers_clip import clip_teacher, dual_teacher
+
+    return dual_teacher(folder, device) if "kind" in _config(folder) else clip_teacher(str(folder), device)
+
+
+def _embeds(folder: Path) -> bool:
+    """Whether a folder holds a dual encoder of vistill or CLIP."""
+    config = _config(folder)
+    return config.get("kind", "") == "dual-encoder" or config.get("model_type", "") == "clip"
+
+
 def _is_checkpoint(folder: Path) -> bool:
     """Whether a folder is a vistill checkpoint; ConfigError if it is one of a kind that cannot teach."""
-    path = folder / "config.json"
-    if not path.is_file():
-        return False
-    try:
-        raw = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path} is not JSON: {error}") from error
-    kind = raw.get("kind") if isinstance(raw, dict) else None
+    kind = _config(folder).get("kind")
     if kind is None:
         return False
     from vistill.models.loading import KINDS
 
     if kind not in KINDS:
+        path = folder / "config.json"
         raise ConfigError(f"{path}: a checkpoint of kind {kind!r} makes no captions; use {', '.join(KINDS)}")
     return True
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """config.json of a folder, {} if there is none. Raises ConfigError if it is not JSON."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return {}
+    try:
+        raw = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from error
+    return raw if isinstance(raw, dict) else {}

@@ -150,8 +150,8 @@ def side_by_side(vectors: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     The inner product of two rows is the mean of the members' cosines.
     """
     units = [one / np.linalg.norm(one, axis=1, keepdims=True).clip(1e-12) for one in vectors]
-    joined: NDArray[np.float32] = np.concatenate(units, axis=1) / np.float32(np.sqrt(len(units)))
-    return joined.astype(np.float32)
+    joined: NDArray[np.float32] = np.concatenate(units, axis=1, dtype=np.float32)
+    return joined / np.float32(np.sqrt(len(units)))
 
 
 class PictureTeacher:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -231,9 +232,10 @@ def save_clip(folder: Path, model: ClipDual, tokenizer: Tokenizer, provenance: d
         image_std=list(config.std),
         resample={name: number for number, name in RESAMPLING.items()}[config.interpolation],
     )
-    named = {"bos_token": tokenizer.id_to_token(begin), "eos_token": tokenizer.id_to_token(end)}
-    named |= {"unk_token": named["eos_token"], "pad_token": named["eos_token"]}
-    words = CLIPTokenizer(**named, model_max_length=config.context)
+    first, last = str(tokenizer.id_to_token(begin)), str(tokenizer.id_to_token(end))
+    words = CLIPTokenizer(
+        bos_token=first, eos_token=last, unk_token=last, pad_token=last, model_max_length=config.context
+    )
     about = {"format": FORMAT, "kind": KIND, "model": dataclasses.asdict(config), "provenance": provenance}
     with replacing(folder) as temporary:
         model.model.save_pretrained(temporary, state_dict=unshared_state(model.model))
@@ -267,7 +269,7 @@ def load_clip(source: Path | str) -> tuple[ClipDual, Tokenizer, Preprocess]:
         tokenizer = _load_tokenizer(place)
         if _end_mark(model.config.text_config) != text_marks(tokenizer)[1]:
             raise ConfigError("its tokenizer's end mark is not the one that the model looks for")
-    except (OSError, ValueError, RuntimeError, KeyError, ConfigError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError, ConfigError) as error:
         text = str(error).strip() or repr(error)
         raise BundleError(f"CLIP {place!r}: {text.splitlines()[0][:300]}") from error
     return ClipDual(config, model).eval(), tokenizer, config.preprocess()
