@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -261,3 +263,32 @@ def test_large_archives_get_lists(
     assert done.returncode == 0
     assert "pip install 'vistill[search]'" in done.stderr
     assert run("search", "a dog", "--index", tmp_path / "large", "--model", bundle).stdout == exact.stdout
+
+
+def test_the_page_does_what_it_says(
+    run: Run, bundle: Path, photos: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every command of docs/search.md and its Python, with the tiny bundle as the one in the package."""
+    (tmp_path / "bundles").mkdir()
+    (tmp_path / "bundles" / "embedder").symlink_to(bundle)
+    monkeypatch.setattr("vistill.runtime.bundle.PACKAGED", tmp_path / "bundles")
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(root / "samples" / "cat.jpg", photos / "cat.jpg")
+    (tmp_path / "lines.txt").write_text("a dog\na cat\n")
+    text = (root / "docs" / "search.md").read_text("utf-8")
+    commands = re.search(r"```bash\n(.*?)```", text, re.S)
+    assert commands is not None
+    found = [shlex.split(line, comments=True) for line in commands[1].splitlines()]
+    assert len(found) == 7
+    for program, *words in found:
+        assert program == "vistill"
+        done = run(*words)
+        assert done.returncode == 0, (words, done.stderr)
+    for name in ("sheet.html", "embeddings.npz", "texts.jsonl"):
+        assert (tmp_path / name).is_file()
+    code = re.search(r"```python\n(.*?)```", text, re.S)
+    assert code is not None
+    hits: list[tuple[float, str]] = []
+    exec(code[1], {"print": lambda *values: hits.append(values)})
+    assert len(hits) == 5
+    assert hits == sorted(hits, reverse=True)
