@@ -227,8 +227,7 @@ def _pair(reading: Reading, action: Action) -> tuple[Phrase, Phrase] | None:
     if action.preposition not in words.ASKED_PREPOSITIONS:
         return None
     who, thing = reading.phrases[action.subject], reading.phrases[action.object]
-    animate = who.head in words.PEOPLE or who.head in words.ANIMALS
-    return (who, thing) if animate and thing.head not in words.PEOPLE else None
+    return (who, thing) if animate(who.head) and thing.head not in words.PEOPLE else None
 
 
 def _object_fits(scene: Scene, verb: str, preposition: str, thing: str) -> bool:
@@ -258,18 +257,21 @@ def subjects(scene: Scene) -> Iterator[Question]:
                 key = (action.verb, preposition, pair[1].head, pair[1].plural)
                 told.setdefault(key, []).append(pair[0].head)
     for (verb, preposition, thing, many), heads in sorted(told.items()):
-        if len(heads) < VOTES or len(set(heads)) > 1:
+        named = {head for head in heads if head not in words.UNGENDERED}
+        if len(named) != 1:
             continue
-        answer = heads[0]
+        answer = named.pop()
         person = answer in words.PEOPLE
+        if heads.count(answer) < VOTES or not (person or set(heads) == {answer}):
+            continue
         if person and not (answer in words.GENDERS and _only(scene, answer)):
             continue
         if not person and any(count(reading, answer) not in (0, 1) for reading in scene.readings):
             continue
         word = "who" if person else "what"
-        action = f"{verb} {preposition.replace('-', ' ')}".rstrip()
+        done = f"{verb} {preposition.replace('-', ' ')}".rstrip()
         named = plural(thing) if many else thing
-        text = f"{word} is {action} the {named}?"
+        text = f"{word} is {done} the {named}?"
         yield Question(scene.picture, "object", text, answer, f"{word} {verb}")
 
 
@@ -323,7 +325,11 @@ def locations(scene: Scene) -> Iterator[Question]:
 def places(reading: Reading) -> set[str]:
     """The places where a caption says that somebody is."""
     found = set()
-    links = [(p, right) for _, p, right in reading.relations]
+    links = [
+        (preposition, right)
+        for left, preposition, right in reading.relations
+        if preposition not in words.THROWN or animate(reading.phrases[left].head)
+    ]
     links += [
         (action.preposition, action.object)
         for action in reading.actions
@@ -349,24 +355,31 @@ def main_subjects(scene: Scene) -> list[str]:
     for reading in scene.readings:
         if reading.phrases:
             phrase = reading.phrases[0]
-            if phrase.head in words.ANIMALS or phrase.head in words.PEOPLE:
+            if animate(phrase.head):
                 first.setdefault(phrase.head, []).append(phrase)
     names = [name_subject(scene, found) for _, found in sorted(first.items()) if len(found) >= VOTES]
     return [name for name in names if name is not None]
 
 
 def activities(scene: Scene) -> Iterator[Question]:
-    """What somebody does: what most captions say of it."""
-    for head, found in sorted(_doings(scene).items()):
-        votes = Counter(verb for doings in found for verb in {verb for verb, _, _ in doings})
-        (verb, most), *others = sorted(votes.items(), key=lambda pair: (-pair[1], pair[0]))
-        if most < VOTES or any(number == most for _, number in others):
+    """What somebody does: what most captions say of it, whatever they call a person."""
+    doings = _doings(scene)
+    for head, found in sorted(doings.items()):
+        same = [head] if head in words.ANIMALS else [name for name in doings if name in words.PEOPLE]
+        votes = _verbs(found)
+        total: Counter[str] = sum((_verbs(doings[name]) for name in same), Counter())
+        verb, most = min(votes.items(), key=lambda pair: (-pair[1], pair[0]))
+        if most < VOTES or any(total[verb] <= number for other, number in total.items() if other != verb):
             continue
         answer = _activity(verb, found)
-        who = [phrase for doings in found for _, phrase, _ in doings]
-        subject = name_subject(scene, who)
-        if answer is not None and subject is not None and who[0].head == head:
+        subject = name_subject(scene, [phrase for rows in found for _, phrase, _ in rows])
+        if answer is not None and subject is not None:
             yield Question(scene.picture, "activity", f"what {subject} doing?", answer, f"doing {head}")
+
+
+def _verbs(found: Sequence[Sequence["Doing"]]) -> Counter[str]:
+    """How many captions tell each verb."""
+    return Counter(verb for rows in found for verb in {verb for verb, _, _ in rows})
 
 
 Doing = tuple[str, Phrase, tuple[str, str, bool] | None]  # verb, subject, (preposition, object, plural)
@@ -385,7 +398,7 @@ def _doings(scene: Scene) -> dict[str, list[list[Doing]]]:
             if action.object is not None:
                 thing = reading.phrases[action.object]
                 target = (action.preposition, thing.head, thing.plural)
-            if who.head in words.ANIMALS or who.head in words.PEOPLE:
+            if animate(who.head):
                 doings.setdefault(who.head, []).append((action.verb, who, target))
         for head, rows in doings.items():
             found.setdefault(head, []).append(rows)
@@ -426,6 +439,11 @@ def largest(counts: Iterable[int], share: float) -> int:
 def askable(head: str) -> bool:
     """Whether a thing can be asked for, or be an answer: something to see, with a plain name."""
     return head not in words.VAGUE and len(head) > 2 and head.isascii()
+
+
+def animate(head: str) -> bool:
+    """Whether it is a person or an animal."""
+    return head in words.PEOPLE or head in words.ANIMALS
 
 
 def plural(head: str) -> str:

@@ -119,14 +119,19 @@ def _forms(ing: str, counts: Counter[str]) -> list[str]:
     stem = ing[:-3]
     doubled = len(stem) > 2 and stem[-1] == stem[-2]
     candidates = [stem[:-1]] * doubled + [stem + "e", stem] + [stem[:-1] + "ie"] * stem.endswith("y")
-    for base in candidates:
-        third = base[:-1] + "ies" if base.endswith("y") and base[-2:-1] not in "aeiou" else base + "s"
-        if base.endswith(("s", "sh", "ch", "x", "z", "o")):
-            third = base + "es"
-        found = [form for form in (base, third) if counts[form] > 1]
+    pairs = [(base, _third(base)) for base in candidates]
+    for pair in sorted(pairs, key=lambda pair: counts[pair[0]] < 2):  # "watch", before "watche" by "watches"
+        found = [form for form in pair if counts[form] > 1]
         if found:
             return found
     return []
+
+
+def _third(base: str) -> str:
+    """The form in -s of a verb: he runs, carries, watches."""
+    if base.endswith("y") and base[-2:-1] not in "aeiou":
+        return base[:-1] + "ies"
+    return base + ("es" if base.endswith(("s", "sh", "ch", "x", "z", "o")) else "s")
 
 
 def singular(word: str, lexicon: Lexicon) -> tuple[str, bool]:
@@ -252,8 +257,11 @@ def _agrees(tokens: Sequence[str], start: int, place: int, after: str, lexicon: 
     animate = head in words.PEOPLE or head in words.ANIMALS
     third = tokens[place].endswith("s") and not tokens[place].endswith("ss")
     if third:
+        follows = after in _OUTSIDE_PHRASE or after in _STARTS_PHRASE
+        if follows and start and tokens[start - 1] in words.PREPOSITIONS:
+            return True  # "a girl in pink shorts runs on": the subject stands before
         many = any(token in words.NUMBERS and token != "one" for token in tokens[start:place])
-        return not plural and not many and (animate or after in _OUTSIDE_PHRASE or after in _STARTS_PHRASE)
+        return not plural and not many and (animate or follows)
     return plural or (animate and start > 1 and tokens[start - 1] == "and")  # "a man and a woman dance"
 
 

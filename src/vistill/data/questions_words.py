@@ -192,7 +192,7 @@ NO_COLOUR = frozenset("hair grass snow tree sky ski beard mohawk mountain cloud 
 ANIMALS = frozenset(
     "dog puppy cat kitten horse cow bull sheep goat bird duck goose swan pigeon seagull elephant "
     "camel monkey bear fish animal greyhound poodle collie retriever terrier labrador lab shepherd "
-    "bulldog dachshund husky pitbull beagle rottweiler dalmatian boxer hound mutt pup pug chihuahua "
+    "bulldog dachshund husky pitbull beagle rottweiler dalmatian hound mutt pup pug chihuahua "
     "corgi spaniel pony donkey deer rabbit squirrel tiger lion turtle parrot eagle hawk owl crane "
     "heron flamingo chicken rooster llama pig doberman sheepdog whippet schnauzer lizard crab snake "
     "butterfly giraffe zebra".split()
@@ -355,6 +355,8 @@ PLACE_PREPOSITIONS = {
     "closed": frozenset("in on inside at through into".split()),
     "seat": frozenset("in on upon on-top-of atop down up onto".split()),
 }
+# Of a stone that flies "into the lake" nobody is in the lake.
+THROWN = frozenset("into onto at".split())
 # Whoever looks at a lake is not in it.
 LOOKING = frozenset("looking staring watching gazing pointing overlooking facing viewing".split())
 # Places of one group may be one place: neither contradicts the other.
@@ -385,7 +387,7 @@ NO_ACTIVITY = frozenset(
 )
 # Verbs that are a poor answer without what they are done to.
 DULL_VERBS = frozenset(
-    "carrying pulling pushing throwing catching hitting kicking chasing crossing approaching reaching "
+    "flying carrying pulling pushing throwing catching hitting kicking chasing crossing approaching reaching "
     "raising lifting touching grabbing opening watching helping playing riding climbing eating "
     "drinking reading smoking biting bending blowing dribbling shooting swinging descending ascending "
     "driving sticking falling working fetching retrieving chewing petting pointing shaking licking "

@@ -17,7 +17,7 @@ KIND = "yes/no"
 SALIENT = 0.5  # of the pictures where one caption names a thing, so many must have a second that does
 LIKELY = 0.25  # a word with which a thing comes so often makes its absence doubtful
 COMMON = 1.5  # and so much oftener than without it: a dog is in every third of these pictures
-SAME_WORDS = 0.03  # share of the yes/no questions that may have the same words
+SAME_WORDS = 0.03  # share of the yes/no questions that may have the same words, where there are many
 SEEN = 5  # pictures that a word needs before it tells anything
 
 
@@ -51,7 +51,8 @@ def learn_presence(scenes: Sequence[Scene], least: int) -> Presence:
     asked = frozenset(
         head
         for head, votes in twice.items()
-        if votes >= least and votes >= SALIENT * once[head] and askable(head) and head not in words.UNGENDERED
+        if votes >= least and votes >= SALIENT * once[head] and askable(head)
+        if head not in words.UNGENDERED and (head not in words.GAMES or head == "frisbee")
     )
     suspects: dict[str, set[str]] = {head: set() for head in asked}
     for (head, token), number in both.items():
@@ -75,7 +76,8 @@ def ask_yes_no(
         found.setdefault(text, ([], []))[not true].append(picture)
     balanced = []
     sizes = {text: min(len(right), len(wrong)) for text, (right, wrong) in found.items()}
-    most = largest(sizes.values(), max(SAME_WORDS, 1 / max(len(sizes), 1)))
+    filled = sum(map(bool, sizes.values()))
+    most = largest(sizes.values(), max(SAME_WORDS, min(1.0, 2 / max(filled, 1))))
     for text, (right, wrong) in sorted(found.items()):
         number = min(sizes[text], most)
         for answer, pictures in (("yes", right), ("no", wrong)):
