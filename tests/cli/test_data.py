@@ -100,7 +100,10 @@ def test_build_then_info(pictures: Path, tmp_path: Path, run: Run) -> None:
             ["build", "flickr8k", ".", "--out", "x"],
             "Flickr8k.token.txt: no such file; expected the Flickr8k token",
         ),
-        (["build", "flikr", ".", "--out", "x"], "unknown source 'flikr'; known are flickr8k, folder"),
+        (
+            ["build", "flikr", ".", "--out", "x"],
+            "unknown source 'flikr'; known are flickr8k, flickr30k, folder",
+        ),
         (
             ["build", "folder", ".", "--out", "x", "--restval", "drop"],
             "source folder has no option 'restval'",

@@ -264,7 +264,7 @@ def test_only_what_a_build_made_is_ever_replaced(flickr: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("source", "config", "message"),
     [
-        ("flikr", {}, "unknown source 'flikr'; known are flickr8k, folder"),
+        ("flikr", {}, "unknown source 'flikr'; known are flickr8k, flickr30k, folder"),
         ("flickr8k", {"options": {"seed": 1}}, "source flickr8k has no option 'seed'; it has none"),
         (
             "folder",
@@ -402,6 +402,30 @@ def test_real_rsicd_without_repeated_captions(data_root: Path, tmp_path: Path) -
     }
     assert report["dropped"]["counts"] == {"caption_repeated": 4292, "caption_too_short": 1}
     assert sum(split["captions"] for split in report["splits"].values()) == 7500 - 4293
+    assert report["long_captions"] == {"words": 40, "captions": {}, "longest": []}
+    dev = open_split(tmp_path / "out", "dev")
+    assert all(len({text.casefold() for text in texts}) == len(texts) >= 1 for texts in dev["captions"])
+    summary = info(tmp_path / "out", long_words=20)
+    assert summary["long_captions"]["longest"] == 35
+    assert sum(summary["long_captions"]["captions"].values()) > 20
+
+
+@pytest.mark.data
+def test_real_rsicd_sampled_and_cleaned(data_root: Path, tmp_path: Path) -> None:
+    config = BuildConfig(unique_captions=True, clean=("spacing", "typography"), num_samples=200)
+    report = build("karpathy", data_root / "rsicd", tmp_path / "out", config, workers=2)
+    assert report["sampled"] == {"pictures": 1500, "kept": 200}
+    counts = {name: split["pictures"] for name, split in report["splits"].items()}
+    assert sum(counts.values()) == 200
+    assert 25 <= counts["dev"] <= 55, "about the fifth that dev has of the whole"
+    assert {rule: found["captions"] for rule, found in report["cleaned"].items()} == {
+        "typography": 2,
+        "spacing": 7499,  # one caption is only " ."
+    }
+    texts = [
+        text for split in counts for row in open_split(tmp_path / "out", split)["captions"] for text in row
+    ]
+    assert all(text.endswith(".") and not text.endswith(" .") for text in texts)
 
 
 MEMORY = """

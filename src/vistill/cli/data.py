@@ -20,7 +20,7 @@ def build(
         str,
         typer.Argument(
             help="flickr8k, flickr30k, folder, table, coco, karpathy, webdataset, parquet, diffusiondb, "
-            "medicat or roco."
+            "medicat, roco, conceptual_captions, tsv, vqa_v2, daquar or vqa_rad."
         ),
     ],
     root: Annotated[Path, typer.Argument(help="Folder of the data set as it was downloaded.")],
@@ -60,7 +60,10 @@ def build(
     seed: Annotated[int | None, typer.Option(help="Seed of that draw.")] = None,
     part: Annotated[
         list[str] | None,
-        typer.Option(help="coco: SPLIT:ANNOTATIONS:PICTURES, relative to ROOT; once for each file."),
+        typer.Option(
+            help="coco: SPLIT:ANNOTATIONS:PICTURES; tsv: SPLIT:IMAGES:TEXTS; vqa_v2: "
+            "SPLIT:QUESTIONS:ANNOTATIONS:PICTURES; relative to ROOT, once for each."
+        ),
     ] = None,
     keys: Annotated[
         str | None, typer.Option(help="coco: what identifies a picture: id or file_name.")
@@ -264,7 +267,9 @@ class _Progress:
 def _summary(report: dict[str, Any]) -> None:
     """Say on stderr what is in the data set and what is not."""
     for name, split in report["splits"].items():
-        typer.echo(f"{name:>6}: {split['pictures']:,} pictures, {split['captions']:,} captions", err=True)
+        asked = f", {split['questions']:,} questions" if split["questions"] else ""
+        counts = f"{split['pictures']:,} pictures, {split['captions']:,} captions{asked}"
+        typer.echo(f"{name:>6}: {counts}", err=True)
     for rule, found in (report.get("cleaned") or {}).items():
         typer.echo(f"{rule} changed {found['captions']:,} captions: {found['why']}", err=True)
     if report.get("sampled"):

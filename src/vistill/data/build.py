@@ -110,7 +110,7 @@ def build(
         report, removed = make_report(work, state, config.near_duplicates, config.licence)
         if not report["splits"]:
             raise DataError(f"{root}: no picture is left; dropped were {report['dropped']['counts']}")
-        total = sum(split["pictures"] for split in report["splits"].values())
+        total = sum(split["rows"] for split in report["splits"].values())
         _write_splits(work, root, config, report, removed, _counter(progress, "write", total))
         _publish(work, out, report, state)
     return report
@@ -266,6 +266,7 @@ def _write_splits(
     advance: Callable[[int], None],
 ) -> None:
     """Write the Arrow files of every split into work/built, skipping those that exist."""
+    shared = any(counts["rows"] > counts["pictures"] for counts in report["splits"].values())
     for split, counts in report["splits"].items():
         folder = work / "built" / split
         folder.mkdir(parents=True, exist_ok=True)
@@ -274,16 +275,15 @@ def _write_splits(
             for number, row in enumerate(rows(work))
             if number not in removed and row.entry["split"] == split
         )
-        total = -(-counts["pictures"] // config.shard_size)
+        total = -(-counts["rows"] // config.shard_size)
         names = [store.shard_name(number, total) for number in range(total)]
         for name in names:
             part = list(itertools.islice(left, config.shard_size))
             if not (folder / name).exists():
-                store.write_shard(
-                    folder / name, (row.sample(_bytes(row, root), config.licence) for row in part)
-                )
+                samples = (row.sample(_bytes(row, root), config.licence) for row in part)
+                store.write_shard(folder / name, samples, shared)
             advance(len(part))
-        store.write_split_metadata(folder, names, counts["fingerprint"])
+        store.write_split_metadata(folder, names, counts["fingerprint"], shared)
 
 
 def _bytes(row: Row, root: Path) -> bytes:

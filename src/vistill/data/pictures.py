@@ -1,5 +1,7 @@
-"""The bytes of a planned picture: a whole file, a piece of a tar, or a cell of a Parquet file."""
+"""The bytes of a planned picture: a whole file, a piece of a tar or TSV, or a cell of a Parquet file."""
 
+import base64
+import binascii
 import threading
 import zlib
 from functools import lru_cache
@@ -9,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vistill.errors import DataError
+from vistill.errors import DataError, ImageError
 
 _lock = threading.Lock()
 
@@ -18,7 +20,8 @@ def read_picture(row: dict[str, Any], root: Path) -> bytes:
     """Return the bytes of a row of the plan; an empty Parquet cell gives none.
 
     A compressed one that turns out broken or of another length than its archive says gives none either, which
-    the scan drops. Raises DataError when the file is gone or the picture has another length than planned.
+    the scan drops. Raises DataError when the file is gone or the picture has another length than planned, and
+    ImageError for base64 that is none.
     """
     path = root / row["path"]
     try:
@@ -35,7 +38,17 @@ def read_picture(row: dict[str, Any], root: Path) -> bytes:
         raise DataError(f"{path}: cannot be read any more ({reason}); build again with --force") from error
     if len(data) != row["bytes"]:
         raise DataError(f"{path}: changed while the data set was built; build again with --force")
+    if "base64_row" in row:
+        return decode_base64(data, f"row {row['base64_row']}")
     return _inflate(data, row["inflated"]) if "inflated" in row else data
+
+
+def decode_base64(field: bytes, where: str) -> bytes:
+    """The bytes that a field of a TSV holds. Raises ImageError("corrupt") naming `where`."""
+    try:
+        return base64.b64decode(field, validate=True)
+    except binascii.Error as error:
+        raise ImageError("corrupt", f"{where} is not base64: {error}") from error
 
 
 def _inflate(data: bytes, size: int) -> bytes:

@@ -100,6 +100,7 @@ REASONS: dict[str, str] = {
     "skipped_split": "a picture of a split that an option excludes",
     "skipped_subset": "a picture that is not of the subset that an option asks for",
     "no_caption": "a picture without any caption left",
+    "no_answer": "a question without text, without an answer, or without the annotation that others have",
     "caption_empty": "a caption without any visible character",
     "caption_too_short": "a caption with fewer letters and digits than `min_caption_chars`",
     "caption_repeated": "a caption that repeats another of the same picture (only with `unique_captions`)",

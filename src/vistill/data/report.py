@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +52,15 @@ def make_report(
     work: Path, state: Mapping[str, Any], near_duplicates: int | None, licence: str | None
 ) -> tuple[dict[str, Any], set[int]]:
     """Return the report and the numbers of the rows that are duplicates to leave out."""
-    keys: list[str] = []
-    splits: list[str] = []
-    pairs = _pairs(work, keys, splits, near_duplicates)
-    removed = removals(pairs, splits)
+    pictures: list[_Rows] = []
+    pairs = _pairs(work, pictures, near_duplicates)
+    keys, splits = [picture.keys[0] for picture in pictures], [picture.split for picture in pictures]
+    duplicates = removals(pairs, splits)
+    removed = {number for picture in duplicates for number in pictures[picture].numbers}
     dropped = list(scan.dropped_rows(store.read_json_lines(work / "plan.jsonl")))
     dropped += scan.dropped_rows(scan.scan_rows(work))
-    dropped += [_removed(row, pair, keys, splits) for row, pair in sorted(removed.items())]
+    for picture, pair in sorted(duplicates.items()):
+        dropped += [_removed(key, picture, pair, keys, splits) for key in pictures[picture].keys]
     counts = _split_counts(work, removed, licence)
     fingerprints = "".join(split["fingerprint"] for split in counts.values())
     report = {
@@ -69,36 +71,54 @@ def make_report(
         "cleaned": state["cleaned"],
         "long_captions": _long_captions(work, removed),
         "dropped": {"counts": count_reasons(dropped), "items": [asdict(item) for item in dropped]},
-        "duplicates": [_pair_row(pair, keys, splits, removed) for pair in pairs],
+        "duplicates": [_pair_row(pair, keys, splits, duplicates) for pair in pairs],
     }
-    return report, set(removed)
+    return report, removed
 
 
-def _pairs(work: Path, keys: list[str], splits: list[str], near_duplicates: int | None) -> list[Pair]:
-    """Fill `keys` and `splits` from the rows; return the pairs of equal and nearly equal pictures."""
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of one picture in one split: their numbers and keys. Only questions share a picture."""
+
+    split: str
+    numbers: list[int] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+
+
+def _pairs(work: Path, pictures: list[_Rows], near_duplicates: int | None) -> list[Pair]:
+    """Fill `pictures` from the rows; return the pairs of equal and nearly equal ones among them."""
+    places: dict[tuple[Any, ...], _Rows] = {}
     sha256: list[str] = []
     pixels: list[str] = []
     hashes: list[int] = []
     thumbnails = bytearray()
-    for row in rows(work):
-        keys.append(row.entry["key"])
-        splits.append(row.entry["split"])
+    for number, row in enumerate(rows(work)):
+        split = row.entry["split"]
+        place = (split, *scan.picture_of(row.entry))
+        known = place in places
+        of = places.setdefault(place, _Rows(split))
+        of.numbers.append(number)
+        of.keys.append(row.entry["key"])
+        if known:
+            continue
+        pictures.append(of)
         sha256.append(row.found["sha256"])
         pixels.append(row.found["pixels"])
         hashes.append(row.found["dhash"])
         thumbnails += base64.b64decode(row.found["thumbnail"])
-    small = np.frombuffer(bytes(thumbnails), dtype=np.uint8).reshape(len(keys), THUMBNAIL**2)
+    small = np.frombuffer(bytes(thumbnails), dtype=np.uint8).reshape(len(pictures), THUMBNAIL**2)
+    splits = [picture.split for picture in pictures]
     return find_pairs(sha256, pixels, np.array(hashes, np.uint64), small, splits, near_duplicates)
 
 
-def _removed(row: int, pair: Pair, keys: Sequence[str], splits: Sequence[str]) -> Dropped:
-    other = pair.first if row == pair.second else pair.second
+def _removed(key: str, picture: int, pair: Pair, keys: Sequence[str], splits: Sequence[str]) -> Dropped:
+    other = pair.first if picture == pair.second else pair.second
     if pair.kind == "near":
         how = f"{pair.distance} bits from, correlation {pair.correlation} with"
     else:
         how = f"same {pair.kind} as"
-    detail = f"{how} {keys[other]!r} in {splits[other]}; removed from {splits[row]}"
-    return Dropped(keys[row], "near_duplicate" if pair.kind == "near" else "duplicate", detail)
+    detail = f"{how} {keys[other]!r} in {splits[other]}; removed from {splits[picture]}"
+    return Dropped(key, "near_duplicate" if pair.kind == "near" else "duplicate", detail)
 
 
 def _pair_row(
@@ -115,7 +135,7 @@ def _pair_row(
     }
 
 
-def _long_captions(work: Path, removed: Mapping[int, Pair]) -> dict[str, Any]:
+def _long_captions(work: Path, removed: set[int]) -> dict[str, Any]:
     """Return how many kept captions have more than LONG_WORDS words, by split, and the longest of them."""
     counts: dict[str, int] = {}
     longest: list[tuple[int, str, str]] = []
@@ -138,22 +158,29 @@ def _long_captions(work: Path, removed: Mapping[int, Pair]) -> dict[str, Any]:
     }
 
 
-def _split_counts(work: Path, removed: Mapping[int, Pair], licence: str | None) -> dict[str, dict[str, Any]]:
+def _split_counts(work: Path, removed: set[int], licence: str | None) -> dict[str, dict[str, Any]]:
     """Return counts and content fingerprint of each split that has pictures, in the order of SPLITS.
+
+    A picture with several rows (questions) counts once in `pictures` and `bytes`.
 
     The fingerprint is a SHA-256 over the rows, each picture as its own SHA-256: equal content, equal value.
     """
     counts: dict[str, dict[str, Any]] = {}
     digests = {name: hashlib.sha256() for name in SPLITS}
+    seen: set[tuple[Any, ...]] = set()
     for number, row in enumerate(rows(work)):
         if number in removed:
             continue
         name = row.entry["split"]
-        count = counts.setdefault(name, {"pictures": 0, "captions": 0, "questions": 0, "bytes": 0})
-        count["pictures"] += 1
+        count = counts.setdefault(name, {"pictures": 0, "rows": 0, "captions": 0, "questions": 0, "bytes": 0})
+        place = (name, *scan.picture_of(row.entry))
+        if place not in seen:
+            seen.add(place)
+            count["pictures"] += 1
+            count["bytes"] += row.found["bytes"]
+        count["rows"] += 1
         count["captions"] += len(row.entry["captions"])
         count["questions"] += bool(row.entry["question"])
-        count["bytes"] += row.found["bytes"]
         values = {**vars(row.sample(b"", licence)), "image": row.found["sha256"]}
         digests[name].update(json.dumps([*values.values()]).encode("ascii") + b"\n")
     return {

@@ -94,6 +94,8 @@ def _entry_rows(entry: Entry, root: Path, rules: TextRules, cleaning: Cleaning) 
         place = {"bytes": entry.span[1], "offset": entry.span[0]}
         if entry.inflated is not None:
             place["inflated"] = entry.inflated
+        if entry.base64_row is not None:
+            place["base64_row"] = entry.base64_row
     elif entry.cell is not None:
         place = {"cell": entry.cell}
     yield {
@@ -154,14 +156,27 @@ def scan(folder: Path, root: Path, workers: int, advance: Callable[[int], None])
         for number, chunk in enumerate(chunks(plan_entries(folder))):
             path = folder / "scan" / f"{number:06d}.jsonl"
             if not path.exists():
-                write_json_lines(path, pool.map(lambda row: open_picture(row, root), chunk))
+                rows = {picture_of(row): row for row in reversed(chunk)}  # of each picture its first row
+                found = pool.map(lambda row: open_picture(row, root), rows.values())
+                of = dict(zip(rows, found, strict=True))
+                write_json_lines(path, (_for_row(of[picture_of(row)], row["key"]) for row in chunk))
             advance(len(chunk))
+
+
+def picture_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what tells the picture of a row of the plan from others: several questions may share one."""
+    return row["path"], row.get("offset"), *row.get("cell", ())
+
+
+def _for_row(found: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return what was found of a picture as the row of the scan of one of its keys."""
+    return {**found, "dropped" if "dropped" in found else "key": key}
 
 
 def open_picture(row: dict[str, Any], root: Path) -> dict[str, Any]:
     """Read and fully decode one picture of the plan; return its row of the scan."""
-    data = read_picture(row, root)
     try:
+        data = read_picture(row, root)
         image = read_image(data)
     except ImageError as error:
         return _dropped_row(Dropped(row["key"], f"image_{error.reason}", f"{row['path']}: {error.detail}"))

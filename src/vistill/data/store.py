@@ -5,8 +5,9 @@ whole; that is all the journal a resumed build needs.
 """
 
 import json
+import struct
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple
 from pathlib import Path
@@ -23,7 +24,7 @@ from vistill.files import atomic_file, write_json
 FEATURES = Features(
     {
         "key": Value("string"),
-        "image": Value("binary"),
+        "image": Value("binary"),  # "binary_view" where several rows share a picture: see `features`
         "width": Value("int32"),
         "height": Value("int32"),
         "captions": ListOf(Value("string")),
@@ -35,6 +36,16 @@ FEATURES = Features(
     }
 )
 COLUMNS = tuple(FEATURES)
+
+
+def features(shared: bool) -> Features:
+    """Return the columns of a data set; `shared` if several rows, which are questions, have one picture.
+
+    Their pictures are Arrow's binary views: rows of a record batch point to the same bytes, so a picture is
+    stored once and not once a question. `datasets` and pyarrow give each row its bytes all the same.
+    """
+    return Features({**FEATURES, "image": Value("binary_view")}) if shared else FEATURES
+
 
 REPORT = "report.json"
 STATE = "build.json"
@@ -111,26 +122,53 @@ def open_dataset(folder: Path) -> DatasetDict:
     return DatasetDict({split: open_split(folder, split) for split in split_names(folder)})
 
 
-def write_shard(path: Path, samples: Iterable[Sample]) -> None:
-    """Write samples as one Arrow stream file, atomically, holding one record batch at a time."""
-    schema = FEATURES.arrow_schema
+def write_shard(path: Path, samples: Iterable[Sample], shared: bool = False) -> None:
+    """Write samples as one Arrow stream file, atomically, holding one record batch at a time.
+
+    shared: neighbours with the same picture share its bytes, and no record batch ends between them.
+    """
+    schema = features(shared).arrow_schema
     with atomic_file(path) as file, pa.ipc.new_stream(file, schema) as writer:
         rows: list[Sample] = []
         size = 0
         for sample in samples:
-            if rows and (len(rows) == BATCH_ROWS or size + len(sample.image) > BATCH_BYTES):
+            same = bool(shared and rows and sample.image == rows[-1].image)
+            if rows and not same and (len(rows) >= BATCH_ROWS or size + len(sample.image) > BATCH_BYTES):
                 writer.write_batch(_batch(rows, schema))
                 rows, size = [], 0
             rows.append(sample)
-            size += len(sample.image)
+            size += 0 if same else len(sample.image)
         if rows:
             writer.write_batch(_batch(rows, schema))
 
 
 def _batch(rows: list[Sample], schema: pa.Schema) -> pa.RecordBatch:
     columns = zip(*(astuple(row) for row in rows), strict=True)
-    arrays = [pa.array(list(column), field.type) for column, field in zip(columns, schema, strict=True)]
+    arrays = [
+        _views(column) if field.type == pa.binary_view() else pa.array(list(column), field.type)
+        for column, field in zip(columns, schema, strict=True)
+    ]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _views(values: Sequence[bytes]) -> pa.Array:
+    """Return a binary view array [n] of one data buffer, in which equal neighbours are the same bytes.
+
+    A view has 16 bytes, little-endian: length, then up to 12 bytes themselves, or the first 4, the number of
+    the buffer and the offset in it (Arrow columnar format, "Variable-size Binary View Layout").
+    """
+    views, data = bytearray(), bytearray()
+    last, start = b"", 0
+    for value in values:
+        if len(value) <= 12:
+            views += struct.pack("<i12s", len(value), value)
+            continue
+        if value != last:
+            last, start = value, len(data)
+            data += value
+        views += struct.pack("<i4sii", len(value), value[:4], 0, start)
+    buffers = [None, pa.py_buffer(bytes(views)), pa.py_buffer(bytes(data))]
+    return pa.Array.from_buffers(pa.binary_view(), len(values), buffers)
 
 
 def shard_name(number: int, count: int) -> str:
@@ -138,16 +176,17 @@ def shard_name(number: int, count: int) -> str:
     return f"data-{number:05d}-of-{count:05d}.arrow"
 
 
-def write_split_metadata(folder: Path, files: list[str], fingerprint: str) -> None:
+def write_split_metadata(folder: Path, files: list[str], fingerprint: str, shared: bool = False) -> None:
     """Write what `load_from_disk` needs beside the shards: dataset_info.json and state.json."""
+    columns = features(shared)
     info: dict[str, Any] = {
         "citation": "",
         "description": "",
-        "features": FEATURES.to_dict(),
+        "features": columns.to_dict(),
         "homepage": "",
         "license": "",
     }
-    assert DatasetInfo.from_dict(info).features == FEATURES
+    assert DatasetInfo.from_dict(info).features == columns
     write_json(folder / "dataset_info.json", info)
     state: dict[str, Any] = {
         "_data_files": [{"filename": name} for name in files],

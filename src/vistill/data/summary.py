@@ -24,7 +24,8 @@ def info(folder: Path, long_words: int = LONG_WORDS) -> dict[str, Any]:
     splits = {}
     for name in split_names(folder):
         table = open_split(folder, name)
-        splits[name] = {"bytes": report["splits"][name]["bytes"], **_split(table, words)}
+        counts = {key: report["splits"][name][key] for key in ("pictures", "bytes")}
+        splits[name] = {**counts, "rows": len(table), **_split(table, words)}
     kinds = Counter(pair["kind"] for pair in report["duplicates"])
     across = sum(pair["splits"][0] != pair["splits"][1] for pair in report["duplicates"])
     return {
@@ -66,7 +67,6 @@ def _split(table: datasets.Dataset, words: Counter[str]) -> dict[str, Any]:
     common = sizes.most_common(COMMON_SIZES)
     widths, heights = zip(*sizes, strict=True)
     return {
-        "pictures": len(table),
         "captions": sum(lengths.values()),
         "questions": sum(map(bool, table["question"][:])),
         "licences": dict(Counter(table["licence"][:])),

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from vistill.data.records import Item
 from vistill.data.sources import (
     coco,
+    conceptual_captions,
+    daquar,
     diffusiondb,
     flickr8k,
     flickr30k,
@@ -14,6 +16,9 @@ from vistill.data.sources import (
     parquet,
     roco,
     table,
+    tsv,
+    vqa_rad,
+    vqa_v2,
     webdataset,
 )
 
@@ -29,4 +34,9 @@ SOURCES: dict[str, Callable[..., Iterator[Item]]] = {
     "table": table.read,
     "medicat": medicat.read,
     "roco": roco.read,
+    "conceptual_captions": conceptual_captions.read,
+    "tsv": tsv.read,
+    "vqa_v2": vqa_v2.read,
+    "daquar": daquar.read,
+    "vqa_rad": vqa_rad.read,
 }

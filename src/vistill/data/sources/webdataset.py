@@ -29,7 +29,7 @@ def read(root: Path, dev_fraction: float = 0.0, test_fraction: float = 0.0, seed
     if not tars:
         raise DataError(f"{root}: holds no .tar file (compressed ones must be unpacked to .tar first)")
     for split, path in sorted(tars, key=lambda tar: split_order(tar[0])):
-        for key, members in _samples(path):
+        for key, members in samples(path):
             if isinstance(members, Dropped):
                 yield members
             else:
@@ -42,7 +42,7 @@ def _split(path: Path, root: Path) -> str:
     return folder_split(parts[0]) if len(parts) > 1 else ""
 
 
-def _samples(path: Path) -> Iterator[tuple[str, dict[str, tarfile.TarInfo] | Dropped]]:
+def samples(path: Path) -> Iterator[tuple[str, dict[str, tarfile.TarInfo] | Dropped]]:
     """Yield (key, {suffix: member}) of neighbouring members of one key; a broken tar ends with a Dropped."""
     key = ""
     members: dict[str, tarfile.TarInfo] = {}
@@ -76,9 +76,9 @@ def _sample(path: Path, key: str, members: dict[str, tarfile.TarInfo], split: st
     captions: list[str] = []
     try:
         if ".txt" in members:
-            captions.append(_text(path, members[".txt"]))
+            captions.append(member_text(path, members[".txt"]))
         elif ".json" in members:
-            captions += _json_captions(json.loads(_text(path, members[".json"])))
+            captions += _json_captions(json.loads(member_text(path, members[".json"])))
     except UnicodeDecodeError as error:
         yield Dropped(
             key, "not_utf8", f"{path.name}: its text is not UTF-8 ({error.reason} at {error.start})"
@@ -88,7 +88,8 @@ def _sample(path: Path, key: str, members: dict[str, tarfile.TarInfo], split: st
     yield Entry(key, path, tuple(captions), split, "webdataset", span=(picture.offset_data, picture.size))
 
 
-def _text(path: Path, member: tarfile.TarInfo) -> str:
+def member_text(path: Path, member: tarfile.TarInfo) -> str:
+    """The text of a member. Raises UnicodeDecodeError if it is not UTF-8."""
     with path.open("rb") as file:
         file.seek(member.offset_data)
         return file.read(member.size).decode("utf-8-sig")

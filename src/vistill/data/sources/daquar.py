@@ -1,0 +1,71 @@
+"""DAQUAR: questions about photos of rooms (NYU Depth v2).
+
+Malinowski and Fritz, "A Multi-World Approach to Question Answering about Real-World Scenes based on Uncertain
+Input" (NIPS 2014).
+
+    ROOT/data.csv              question,answer,image_id     the answer may be several words: "book, scissor"
+    ROOT/images/image3.png
+
+A row is a question; its key is picture#number, counted over the picture's rows in the file from 0. It has one
+answer, the words as they stand there: together they are the answer, and no word is one alone.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from vistill.data.records import Annotation, Dropped, Entry, Item, split_order
+from vistill.data.sources.common import (
+    PICTURE_SUFFIXES,
+    csv_rows,
+    drawn_splits,
+    picture_path,
+    require_file,
+    require_folder,
+    require_fractions,
+)
+from vistill.errors import DataError
+
+COLUMNS = ("question", "answer", "image_id")
+
+
+def read(root: Path, dev_fraction: float = 0.0, test_fraction: float = 0.0, seed: int = 0) -> Iterator[Item]:
+    """Yield the questions, evaluated splits first, those of one picture one after another.
+
+    dev_fraction, test_fraction: parts of the pictures that are drawn for dev and test, with all their
+    questions. Raises ConfigError for fractions outside 0..1 and DataError for missing files or columns.
+    """
+    require_fractions(dev_fraction, test_fraction)
+    path = require_file(root / "data.csv", "DAQUAR's questions (question,answer,image_id)")
+    folder = require_folder(root / "images", "DAQUAR's photos")
+    yield Annotation(path)
+    asked: dict[str, list[tuple[str, str]]] = {}
+    for row in csv_rows(path):
+        if isinstance(row, Dropped):
+            yield row
+            continue
+        if not all(name in row for name in COLUMNS):
+            names = ", ".join(name for name in row if name != "#")
+            raise DataError(f"{path}: has columns {names}; expected {', '.join(COLUMNS)}")
+        asked.setdefault(row["image_id"], []).append((row["question"].strip(), row["answer"].strip()))
+    splits = drawn_splits(asked, dev_fraction, test_fraction, seed)
+    for image in sorted(asked, key=lambda image: split_order(splits[image])):
+        found = _picture(folder, image)
+        if isinstance(found, Dropped):
+            yield Dropped(
+                image,
+                found.reason,
+                f"{found.detail}; split {splits[image]}, {len(asked[image])} questions lost",
+            )
+            continue
+        for number, (question, answer) in enumerate(asked[image]):
+            key = f"{image}#{number}"
+            if question and answer:
+                yield Entry(key, found, (), splits[image], "daquar", question=question, answers=(answer,))
+            else:
+                yield Dropped(key, "no_answer", f"question {question!r}, answer {answer!r}")
+
+
+def _picture(folder: Path, image: str) -> Path | Dropped:
+    """The photo `image` with any suffix of a picture."""
+    found = [picture_path(folder, image + suffix, image) for suffix in (".png", *sorted(PICTURE_SUFFIXES))]
+    return next((path for path in found if isinstance(path, Path)), found[0])
