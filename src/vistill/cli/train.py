@@ -1,4 +1,4 @@
-"""`vistill train`: train a captioner."""
+"""`vistill train`: train a captioner or a dual encoder."""
 
 from typing import Annotated
 
@@ -17,7 +17,7 @@ def train(
         bool, typer.Option("--show", help="Print the composed settings as YAML and stop.")
     ] = False,
 ) -> None:
-    """Train a captioner by an experiment and overrides; prints the folder of the best checkpoint."""
+    """Train a model by an experiment and overrides; prints the folder of the best checkpoint."""
     from vistill.cli.compose import compose_train
 
     config = compose_train(words or [])
@@ -26,7 +26,11 @@ def train(
 
         typer.echo(OmegaConf.to_yaml(OmegaConf.structured(config)))
         return
+    from vistill.train import caption, dual
     from vistill.train.callbacks import BEST
-    from vistill.train.caption import train as run
 
-    typer.echo(run(config, resume=resume) / BEST)
+    if isinstance(config, dual.DualTrainConfig):
+        folder = dual.train(config, resume=resume)
+    else:
+        folder = caption.train(config, resume=resume)
+    typer.echo(folder / BEST)

@@ -4,6 +4,7 @@
     feature_distillation     CLIP-KD: squared distance to the teacher's embeddings
     interactive_contrastive  CLIP-KD: InfoNCE between the student's and the teacher's embeddings
     contrastive_relational   CLIP-KD: KL of the similarities within a batch
+    similarity_preserving    squared distance of all cosines within a batch of one side
     similarities, soft_targets, soft_contrastive   ALBEF, BLIP, DLIP: momentum encoder and queue
     image_text_matching      ALBEF, BLIP, DLIP: does this text belong to this image?
 
@@ -94,6 +95,16 @@ def contrastive_relational(
     student = similarities(student_image, student_text, temperature)
     teacher = similarities(teacher_image, teacher_text, own)
     return (kl_divergence(student, teacher) + kl_divergence(student.T, teacher.T)) / 2
+
+
+def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference of the cosines of all pairs within a batch -> scalar.
+
+    student [B, E] and teacher [B, E2]: the widths may differ. The form of Tung and Mori 2019,
+    "Similarity-Preserving Knowledge Distillation", on unit vectors in place of normalised rows.
+    """
+    student, teacher = F.normalize(student, dim=-1), F.normalize(teacher, dim=-1)
+    return embedding_regression(student @ student.T, teacher @ teacher.T, "mse")
 
 
 def soft_targets(similarity: Tensor, alpha: float, positives: Tensor | None = None) -> Tensor:

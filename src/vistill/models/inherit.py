@@ -8,6 +8,7 @@ state dict is all that is needed: its stacks of layers are found by their names,
 import re
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from vistill.errors import ConfigError
@@ -90,3 +91,18 @@ def _source(name: str, chosen: Mapping[str, Sequence[int]]) -> str:
     if match is None or match["stack"] not in chosen:
         return name
     return f"{match['stack']}.{chosen[match['stack']][int(match['number'])]}.{match['rest']}"
+
+
+def principal_table(larger: Tensor, smaller: Tensor) -> Tensor:
+    """Rows of a wide table of vectors in fewer dimensions, as a start for a narrow one -> as `smaller`.
+
+    larger [V, D], smaller [V, d] with d <= D. The first d principal components of the rows: those that were
+    alike still are. Their size is that of `smaller`. Raises ConfigError if d > D or the rows differ.
+    """
+    if larger.shape[0] != smaller.shape[0] or larger.shape[1] < smaller.shape[1]:
+        raise ConfigError(f"a table {tuple(larger.shape)} cannot start one of {tuple(smaller.shape)}")
+    rows = larger.detach().double()
+    rows = rows - rows.mean(0)
+    _, directions = torch.linalg.eigh(rows.T @ rows)  # ascending
+    out = rows @ directions.flip(1)[:, : smaller.shape[1]]
+    return (out * (smaller.double().norm() / out.norm().clamp_min(1e-12))).to(smaller.dtype)

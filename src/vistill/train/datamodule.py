@@ -1,4 +1,4 @@
-"""The data module of captioning: from a built data set to the loaders of one run."""
+"""From a built data set to the loaders of one run: what every task shares, and the data of captioning."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 from datasets import Dataset as Table
 from datasets import concatenate_datasets
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from vistill.data.collate import (
     Item,
     PixelSource,
     ResumableLoader,
+    Rows,
     collate,
     kept_pixels,
     online_pixels,
@@ -74,14 +76,58 @@ class DataConfig:
         return self.train_split.split("+")
 
 
-class CaptionData(L.LightningDataModule):
-    """Loaders over the train and dev pictures that have captions."""
+class RowsData(L.LightningDataModule):
+    """Loaders over `train_rows` and `dev_rows`, which a task's own data module sets."""
+
+    train_rows: Rows
+    dev_rows: Rows
+    things = "pictures"
+    """What a row is, for people."""
+    start = 0
+    """Stages of the tower that have run over the pixels already."""
+    lengths: NDArray[np.int64] | None = None
+    """Length of each train row in tokens, if batches are to hold rows of like length."""
 
     def __init__(self, config: DataConfig, seed: int, epochs: int = 1) -> None:
         super().__init__()
         self.config = config
         self.seed = seed
         self.epochs = epochs
+
+    def batches_per_epoch(self, ranks: int) -> int:
+        """Train batches of one epoch on each of `ranks` devices. ConfigError if there is not even one."""
+        size, rows = self.config.batch_size, len(self.train_rows)
+        if rows // ranks < size:
+            raise ConfigError(
+                f"datamodule.batch_size={size} on {ranks} devices: there are {rows} train {self.things}"
+            )
+        return rows // ranks // size
+
+    def train_dataloader(self) -> ResumableLoader:
+        trainer = self.trainer
+        rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        batches = EpochBatches(
+            len(self.train_rows),
+            self.config.batch_size,
+            shuffle=True,
+            seed=self.seed,
+            epochs=self.epochs,
+            rank=rank,
+            ranks=ranks,
+            lengths=self.lengths,
+        )
+        return ResumableLoader(self.train_rows, batches, start=self.start, workers=self.config.workers)
+
+    def val_dataloader(self) -> DataLoader[tuple[Item, NDArray[Any]]]:
+        batches = EpochBatches(len(self.dev_rows), self.config.batch_size, shuffle=False, seed=self.seed)
+        return DataLoader(self.dev_rows, batch_sampler=batches, collate_fn=partial(collate, start=self.start))
+
+
+class CaptionData(RowsData):
+    """Loaders over the train and dev pictures that have captions."""
+
+    def __init__(self, config: DataConfig, seed: int, epochs: int = 1) -> None:
+        super().__init__(config, seed, epochs)
         folder = Path(config.path)
         self.train_splits = config.train_splits()
         self.train_table: Table = concatenate_datasets([open_split(folder, s) for s in self.train_splits])
@@ -109,34 +155,11 @@ class CaptionData(L.LightningDataModule):
         self, tokenizer: Tokenizer, tower: VisionTower, preprocess: Preprocess, *, frozen: int, longest: int
     ) -> None:
         """Set how pictures become input: kept features of the frozen stages, or pixels decoded each time."""
-        config = self.config
-        train: PixelSource
-        dev: PixelSource
-        self.start = 0
-        if config.views and frozen:
-            self.start = frozen
-            folder = Path(config.cache or f"{config.path}-views")
-            views = {**dict.fromkeys(self.train_splits, config.views), config.dev_split: 1}
-            build_views(
-                folder,
-                Path(config.path),
-                tower,
-                preprocess,
-                config.augment,
-                stages=frozen,
-                views=views,
-                seed=self.seed,
-            )
-            train = kept_pixels(folder, self.train_splits, config.views)
-            dev = kept_pixels(folder, [config.dev_split], 1)
-        else:
-            train = online_pixels(self.train_table, preprocess, config.augment)
-            if config.views:
-                train = replayed_pixels(self.train_table, preprocess, config.augment, config.views, self.seed)
-            dev = online_pixels(self.dev_table, preprocess, None)
-        seed = self.seed
+        config, seed = self.config, self.seed
+        tables = self.train_table, self.dev_table
+        self.start, train, dev = pixel_sources(config, tables, tower, preprocess, frozen=frozen, seed=seed)
         self.train_rows = CaptionRows(
-            _first(self.train_table, config.num_samples),
+            first(self.train_table, config.num_samples),
             train,
             tokenizer,
             captions=config.captions,
@@ -144,36 +167,44 @@ class CaptionData(L.LightningDataModule):
             seed=seed,
         )
         self.dev_rows = CaptionRows(
-            _first(self.dev_table, config.dev_samples), dev, tokenizer, captions=0, longest=longest, seed=seed
+            first(self.dev_table, config.dev_samples), dev, tokenizer, captions=0, longest=longest, seed=seed
         )
 
-    def batches_per_epoch(self, ranks: int) -> int:
-        """Train batches of one epoch on each of `ranks` devices. ConfigError if there is not even one."""
-        size, pictures = self.config.batch_size, len(self.train_rows)
-        if pictures // ranks < size:
-            raise ConfigError(
-                f"datamodule.batch_size={size} on {ranks} devices: there are {pictures} train pictures"
-            )
-        return pictures // ranks // size
 
-    def train_dataloader(self) -> ResumableLoader:
-        trainer = self.trainer
-        rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        batches = EpochBatches(
-            len(self.train_rows),
-            self.config.batch_size,
-            shuffle=True,
-            seed=self.seed,
-            epochs=self.epochs,
-            rank=rank,
-            ranks=ranks,
+def pixel_sources(
+    config: DataConfig,
+    tables: tuple[Table, Table],
+    tower: VisionTower | None,
+    preprocess: Preprocess,
+    *,
+    frozen: int,
+    seed: int,
+) -> tuple[int, PixelSource, PixelSource]:
+    """How the pictures of the (train, dev) tables become input: (stages that are run already, train, dev).
+
+    That is kept features of the `frozen` stages, or pixels decoded each time. A tower without stages is None.
+    """
+    splits = config.train_splits()
+    if config.views and frozen and tower is not None:
+        folder = Path(config.cache or f"{config.path}-views")
+        views = {**dict.fromkeys(splits, config.views), config.dev_split: 1}
+        build_views(
+            folder,
+            Path(config.path),
+            tower,
+            preprocess,
+            config.augment,
+            stages=frozen,
+            views=views,
+            seed=seed,
         )
-        return ResumableLoader(self.train_rows, batches, start=self.start, workers=self.config.workers)
+        return frozen, kept_pixels(folder, splits, config.views), kept_pixels(folder, [config.dev_split], 1)
+    train = online_pixels(tables[0], preprocess, config.augment)
+    if config.views:
+        train = replayed_pixels(tables[0], preprocess, config.augment, config.views, seed)
+    return 0, train, online_pixels(tables[1], preprocess, None)
 
-    def val_dataloader(self) -> DataLoader[tuple[Item, NDArray[Any]]]:
-        batches = EpochBatches(len(self.dev_rows), self.config.batch_size, shuffle=False, seed=self.seed)
-        return DataLoader(self.dev_rows, batch_sampler=batches, collate_fn=partial(collate, start=self.start))
 
-
-def _first(table: Table, count: int) -> Table:
+def first(table: Table, count: int) -> Table:
+    """The first `count` rows of a table; 0: all."""
     return table.select(range(min(count, len(table)))) if count else table

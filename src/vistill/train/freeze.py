@@ -6,6 +6,8 @@ from typing import Any, Protocol
 from torch import nn
 
 from vistill.errors import ConfigError
+from vistill.models.clip import ClipDual
+from vistill.models.dual import DualEncoder
 from vistill.models.vision import VisionTower
 
 
@@ -52,7 +54,15 @@ def freeze(model: HasTower, policy: FreezePolicy) -> int:
 
 
 def parts_of(model: Any) -> dict[str, nn.Module]:
-    """{name: part} of a model, for its table of parameters and for rates of their own."""
+    """{name: part} of a model, for its table of parameters and for rates of their own.
+
+    `tower` is a tower of stages, `text` the text side of a dual encoder.
+    """
+    if isinstance(model, DualEncoder):
+        head = nn.ModuleList([model.image.norm, model.image.project])
+        return {"tower": model.image.tower, "projection": head, "text": nn.ModuleList(model.text_side)}
+    if isinstance(model, ClipDual):
+        return {"image": nn.ModuleList(model.image_side), "text": nn.ModuleList(model.text_side)}
     return {name: getattr(model, name) for name in ("tower", "mapper", "decoder")}
 
 

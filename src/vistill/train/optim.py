@@ -19,6 +19,8 @@ class OptimConfig:
     """Peak rate of the mapper and the decoder."""
     encoder_lr: float = 4e-5
     """Peak rate of the tower's learning stages."""
+    text_lr: float = 0.0
+    """Peak rate of the text side of a dual encoder; 0: `lr`."""
     weight_decay: float = 0.05
     """Decoupled decay of matrices; vectors (biases, norms) and embeddings have none."""
     warmup: float = 0.05
@@ -27,7 +29,7 @@ class OptimConfig:
     """Rate at the end, as a share of the peak."""
 
     def __post_init__(self) -> None:
-        for name in ("lr", "encoder_lr", "weight_decay"):
+        for name in ("lr", "encoder_lr", "text_lr", "weight_decay"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"optim.{name}={getattr(self, name)}: must not be negative")
         if not 0 <= self.warmup < 1 or not 0 <= self.final <= 1:
@@ -35,22 +37,26 @@ class OptimConfig:
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig, heads: nn.Module | None = None) -> AdamW:
-    """AdamW over what learns, in groups `encoder` and `rest`, each with a `-no-decay` one beside it.
+    """AdamW over what learns, in groups `encoder`, `text` (of a dual encoder) and `rest`, each with a
+    `-no-decay` one beside it.
 
     `heads` (projections of the objective) learn at the rate of the rest.
     """
     groups = []
     parts = parts_of(model)
-    tower = {id(p) for p in parts["tower"].parameters()}
+    rates = {"encoder": config.encoder_lr, "text": config.text_lr or config.lr, "rest": config.lr}
+    owner = {id(p): "encoder" for p in parts["tower"].parameters()} if "tower" in parts else {}
+    owner |= {id(p): "text" for p in parts["text"].parameters()} if "text" in parts else {}
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    embeddings |= {id(p) for p in parts["mapper"].parameters(recurse=False)}  # positions, queries
-    for part, rate in (("encoder", config.encoder_lr), ("rest", config.lr)):
+    if "mapper" in parts:
+        embeddings |= {id(p) for p in parts["mapper"].parameters(recurse=False)}  # positions, queries
+    for part, rate in rates.items():
         for suffix, decay in (("", config.weight_decay), ("-no-decay", 0.0)):
             members = [
                 p
                 for p in (*model.parameters(), *(heads.parameters() if heads is not None else ()))
                 if p.requires_grad
-                and (id(p) in tower) == (part == "encoder")
+                and owner.get(id(p), "rest") == part
                 and (p.dim() < 2 or id(p) in embeddings) == (decay == 0.0 and suffix != "")
             ]
             if members:

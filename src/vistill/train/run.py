@@ -168,9 +168,8 @@ def provenance(config: RunConfig, **reached: Any) -> dict[str, Any]:
         ),
         **reached,
     )
-    fingerprints = {
-        name: split["fingerprint"] for name, split in read_report(Path(data.path))["splits"].items()
-    }
+    splits = read_report(Path(data.path))["splits"] if data.path else {}
+    fingerprints = {name: split["fingerprint"] for name, split in splits.items()}
     return {
         "config": _plain(named),
         "data": {"name": Path(data.path).name, "fingerprints": fingerprints},
