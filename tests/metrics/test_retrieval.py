@@ -12,6 +12,8 @@ from vistill.metrics.retrieval import (
     Ranks,
     RankScores,
     chance_scores,
+    fold_ranks,
+    joined_ranks,
     mean_scores,
     retrieval_intervals,
     retrieval_ranks,
@@ -102,6 +104,14 @@ def test_folds_are_scored_alone_and_averaged() -> None:
         wanted = np.mean([getattr(part.image_to_text, name) for part in parts])
         assert getattr(found.image_to_text, name) == pytest.approx(wanted)
     assert found.text_to_image.r1 > retrieval_scores(image, text, owner).text_to_image.r1
+    each = fold_ranks(image, text, owner, folds=5)
+    whole = joined_ranks(each, owner)
+    for fold in range(5):
+        assert (whole.text_to_image[owner // 4 == fold] == each[fold].text_to_image).all()
+    assert whole.image_to_text.tolist() == [rank for ranks in each for rank in ranks.image_to_text]
+    chance, alone = chance_scores(20, owner, folds=5), chance_scores(4, np.repeat(np.arange(4), 3))
+    for way, values in chance.to_dict().items():
+        assert values == pytest.approx(alone.to_dict()[way])
 
 
 @pytest.mark.parametrize(("pictures", "captions"), [(40, 5), (7, 1), (3, 4)])

@@ -1,7 +1,9 @@
 """`vistill evaluate`: score a checkpoint or a bundle on a built data set."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,11 +14,21 @@ def evaluate(
         typer.Argument(
             metavar="MODEL",
             help="Checkpoint, run or bundle folder; checkpoints joined by + are an ensemble; folder of a "
-            "captioner of transformers.",
+            "captioner or CLIP of transformers.",
         ),
     ],
     data: Annotated[Path, typer.Option(help="Folder that `vistill data build` wrote.")],
+    task: Annotated[
+        str, typer.Option(help="caption, or retrieval of pictures by texts and back.")
+    ] = "caption",
     split: Annotated[str, typer.Option(help="Split to score: train, dev, test or extra.")] = "dev",
+    texts: Annotated[
+        str,
+        typer.Option(help="Retrieval: who embeds the texts if not MODEL: minilm, a folder, a hub name, A+B."),
+    ] = "",
+    folds: Annotated[
+        int, typer.Option(min=1, help="Retrieval: cut the pictures into so many parts, average their scores.")
+    ] = 1,
     out: Annotated[Path | None, typer.Option(help="Folder to write; else runs/evaluate/MODEL-SPLIT.")] = None,
     limit: Annotated[int, typer.Option(min=0, help="Score the first so many pictures; 0 takes all.")] = 0,
     num_beams: Annotated[int | None, typer.Option(help="Beams; 1 is greedy. Else as the model says.")] = None,
@@ -31,16 +43,35 @@ def evaluate(
     coco: Annotated[Path | None, typer.Option(help="Write the captions as a COCO results file too.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of a table.")] = False,
 ) -> None:
-    """Caption a split and score it: BLEU, ROUGE-L and CIDEr with 95% intervals.
+    """Score a model on a split, with 95% intervals.
 
-    Writes metrics.json, predictions.jsonl and report.html, a page with pictures that opens from a disk.
+    A captioner by BLEU, ROUGE-L and CIDEr; a retriever by recall at 1, 5 and 10 both ways. Writes
+    metrics.json, predictions.jsonl and report.html, a page with pictures that opens from a disk (and, of a
+    retriever, report.md).
     """
+    from vistill.data.dataset import open_split
+    from vistill.errors import ConfigError
+
+    if task not in ("caption", "retrieval"):
+        raise ConfigError(f"task={task!r}: use caption or retrieval")
+    searched: dict[str, Any] = {
+        "num_beams": num_beams,
+        "max_new_tokens": max_new_tokens,
+        "length_penalty": length_penalty,
+    }
+    foreign = searched | {"coco": coco} if task == "retrieval" else {"texts": texts, "folds": folds > 1}
+    odd = [name for name, value in foreign.items() if value]
+    if odd:
+        raise ConfigError(f"{odd[0]} means nothing for task={task}")
+    rows = open_split(data, split)
+    if limit:
+        rows = rows.select(range(min(limit, len(rows))))
+    folder = out or Path("runs") / "evaluate" / f"{display_name(model)}-{split}"
+    if task == "retrieval":
+        _retrieval(model, texts, rows, data, split, folder, folds, threads, pictures, as_json)
+        return
     import json
 
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    from vistill.data.dataset import open_split
     from vistill.files import write_json, write_text
     from vistill.report.captions import (
         caption_rows,
@@ -54,23 +85,13 @@ def evaluate(
     from vistill.report.generate import open_model
     from vistill.report.page import render
 
-    rows = open_split(data, split)
-    if limit:
-        rows = rows.select(range(min(limit, len(rows))))
-    opened = open_model(
-        model, threads, num_beams=num_beams, max_new_tokens=max_new_tokens, length_penalty=length_penalty
-    )
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("captioning", total=len(rows))
-        run = caption_rows(
-            opened, rows, batch_size=batch_size, progress=lambda done: progress.update(task, completed=done)
-        )
+    opened = open_model(model, threads, **searched)
+    with _progress("captioning", len(rows)) as told:
+        run = caption_rows(opened, rows, batch_size=batch_size, progress=told)
     speed = measure_speed(opened, rows, time_pictures)
     scored = score_run(run)
     metrics = to_json(scored, opened, display_name(model), data.resolve().name, split, speed)
 
-    folder = out or Path("runs") / "evaluate" / f"{display_name(model)}-{split}"
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "predictions.jsonl", "".join(f"{line}\n" for line in prediction_lines(scored)))
     write_text(folder / "report.html", render(build_page(scored, rows, metrics, pictures=pictures)))
@@ -85,6 +106,57 @@ def evaluate(
         for name, figure in scored.figures.items():
             typer.echo(f"{name:8} {figure['value']:7.2f}  ({figure['low']:.2f} to {figure['high']:.2f})")
     typer.echo(f"{folder / 'report.html'}", err=True)
+
+
+def _retrieval(
+    model: str,
+    texts: str,
+    rows: Any,
+    data: Path,
+    split: str,
+    folder: Path,
+    folds: int,
+    threads: int | None,
+    pictures: int,
+    as_json: bool,
+) -> None:
+    """`evaluate` of a retriever."""
+    import json
+
+    from vistill.files import write_json, write_text
+    from vistill.report.retrieval import open_sides, prediction_lines, retrieve, to_json
+    from vistill.report.retrieval_page import markdown, render_retrieval
+
+    eyes, words = open_sides(model, texts, threads)
+    with _progress("embedding", len(rows)) as told:
+        found = retrieve(eyes, words, rows, folds, told)
+    name = display_name(model) + (f" with {display_name(texts)}" if texts else "")
+    metrics = to_json(found, eyes, words, name, data.resolve().name, split, rows)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "predictions.jsonl", "".join(f"{line}\n" for line in prediction_lines(found)))
+    write_text(folder / "report.html", render_retrieval(found, rows, metrics, examples=pictures))
+    write_text(folder / "report.md", markdown(found, metrics))
+    write_json(folder / "metrics.json", metrics)
+    if as_json:
+        typer.echo(json.dumps(metrics, indent=2, ensure_ascii=False))
+    else:
+        for name, figure in found.figures.items():
+            typer.echo(f"{name:18} {figure.value:7.2f}  ({figure.low:.2f} to {figure.high:.2f})")
+        for way, ranks in metrics["ranks"].items():
+            typer.echo(f"{way} median rank {ranks['median']:g}, mean {ranks['mean']:.1f}")
+    typer.echo(f"{folder / 'report.html'}", err=True)
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr; gives the function that tells it how many are done."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda done: progress.update(task, completed=done)
 
 
 def display_name(model: str) -> str:

@@ -80,18 +80,21 @@ def retrieval_scores(
 
 
 def fold_ranks(image: Floats, text: Floats, owner: Ints, folds: int = 1, chunk: int = 1024) -> list[Ranks]:
-    """The ranks of each fold, see `retrieval_scores`; a picture of a fold stands where its order puts it."""
-    if not 1 <= folds <= max(len(image), 1):
-        raise ConfigError(f"folds={folds}: must lie between 1 and the number of pictures, {len(image)}")
-    if folds == 1:
-        return [retrieval_ranks(image, text, owner, chunk)]
+    """The ranks of each fold, see `retrieval_scores`; its pictures and texts keep their order."""
     _check(image, text, owner)
-    edges = np.linspace(0, len(image), folds + 1).round().astype(int)
-    found = []
-    for start, end in pairwise(edges):
-        inside = (owner >= start) & (owner < end)
-        found.append(retrieval_ranks(image[start:end], text[inside], owner[inside] - start, chunk))
-    return found
+    return [
+        retrieval_ranks(image[part], text[inside], owner[inside] - part.start, chunk)
+        for part, inside in _folds(len(image), owner, folds)
+    ]
+
+
+def joined_ranks(ranks: list[Ranks], owner: Ints) -> Ranks:
+    """Ranks of several folds as those of the whole set, each picture and text in its place."""
+    pictures = sum(len(fold.image_to_text) for fold in ranks)
+    to_image = np.empty(len(owner), np.int64)
+    for fold, (_, inside) in zip(ranks, _folds(pictures, owner, len(ranks)), strict=True):
+        to_image[inside] = fold.text_to_image
+    return Ranks(to_image, np.concatenate([fold.image_to_text for fold in ranks]))
 
 
 def retrieval_ranks(image: Floats, text: Floats, owner: Ints, chunk: int = 1024) -> Ranks:
@@ -158,13 +161,17 @@ def retrieval_intervals(
     return ratio_intervals(ratios, samples, level, seed)
 
 
-def chance_scores(pictures: int, owner: Ints) -> RetrievalScores:
+def chance_scores(pictures: int, owner: Ints, folds: int = 1) -> RetrievalScores:
     """What similarities drawn at random would score, expected: the row to compare a model with."""
-    texts_of = np.bincount(owner, minlength=pictures)
-    to_image = _chance(pictures, {1: 1.0})
-    kinds, counts = np.unique(texts_of[texts_of > 0], return_counts=True)
-    shares = {int(kind): float(count / counts.sum()) for kind, count in zip(kinds, counts, strict=True)}
-    return RetrievalScores(to_image, _chance(len(owner), shares))
+    found = []
+    for part, inside in _folds(pictures, owner, folds):
+        here = owner[inside] - part.start
+        texts_of = np.bincount(here, minlength=part.stop - part.start)
+        kinds, counts = np.unique(texts_of[texts_of > 0], return_counts=True)
+        shares = {int(kind): float(count / counts.sum()) for kind, count in zip(kinds, counts, strict=True)}
+        found.append((_chance(len(texts_of), {1: 1.0}), _chance(len(here), shares)))
+    means = [np.mean([list(asdict(fold[way]).values()) for fold in found], axis=0) for way in (0, 1)]
+    return RetrievalScores(*(RankScores(*map(float, values)) for values in means))
 
 
 def _chance(size: int, shares: Mapping[int, float]) -> RankScores:
@@ -180,6 +187,14 @@ def _chance(size: int, shares: Mapping[int, float]) -> RankScores:
     # A median of ranks lies between two of them where exactly half of the chance lies below.
     low, high = np.searchsorted(found, [0.5 - 1e-12, 0.5 + 1e-12]) + 1
     return RankScores(*at, median=float(low + high) / 2, mean=mean)
+
+
+def _folds(pictures: int, owner: Ints, folds: int) -> list[tuple[slice, NDArray[np.bool_]]]:
+    """The pictures of each fold and which texts are theirs."""
+    if not 1 <= folds <= max(pictures, 1):
+        raise ConfigError(f"folds={folds}: must lie between 1 and the number of pictures, {pictures}")
+    edges = np.linspace(0, pictures, folds + 1).round().astype(int).tolist()
+    return [(slice(a, b), (owner >= a) & (owner < b)) for a, b in pairwise(edges)]
 
 
 def _summary(ranks: Ints) -> list[float]:
