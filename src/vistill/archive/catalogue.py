@@ -29,7 +29,7 @@ Ids = NDArray[np.int64]
 
 FORMAT = 1
 FILE = "photos.sqlite"
-_BLOCK = 50_000  # rows read at once
+_BLOCK = 4_000  # rows read at once
 _WAIT = 60.0  # seconds that a reader waits for a writer's transaction, which takes a fraction of one
 
 _SCHEMA = """

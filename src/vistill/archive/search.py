@@ -25,8 +25,8 @@ from vistill.runtime.image import printable
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
-LISTS_FROM = 100_000
-"""Photos above which FAISS is used: below, all are looked at in less time than its file takes to open."""
+LISTS_FROM = 50_000
+"""Photos from which FAISS is used: so many vectors are read in half a second and compared in a few ms."""
 _STALE = 0.02  # share of photos that may be new or gone before the lists are brought up to date
 _AGAIN = 4  # candidates for each result wanted that are scored again
 
@@ -49,10 +49,7 @@ class Searcher:
         self._lists = _open_lists(catalogue)
         covered = 0 if self._lists is None else catalogue.manifest.covered
         self._gone = catalogue.gone()
-        blocks = list(catalogue.vectors(after=covered))
-        self._ids = np.concatenate([np.empty(0, np.int64), *(ids for ids, _ in blocks)])
-        width = catalogue.manifest.model.width
-        self._vectors = np.concatenate([np.empty((0, width), np.float32), *(v for _, v in blocks)])
+        self._ids, self._vectors = _later(catalogue, covered)
 
     def __call__(self, query: Floats, top: int) -> list[Hit]:
         """The `top` photos nearest to `query` [E] (unit norm), best first. Raises DataError."""
@@ -86,6 +83,18 @@ def _best(ids: Ids, scores: Floats, top: int) -> list[tuple[float, int]]:
         chosen = chosen[np.argsort(-scores[chosen], kind="stable")][:top]
         ids, scores = ids[chosen], scores[chosen]
     return [(float(score), int(id)) for score, id in zip(scores, ids, strict=True)]
+
+
+def _later(catalogue: Catalogue, covered: int) -> tuple[Ids, Floats]:
+    """Ids [n] and vectors float32 [n, E] of the photos above `covered`, with no second copy on the way."""
+    count = catalogue.later(covered)
+    ids = np.empty(count, np.int64)
+    vectors = np.empty((count, catalogue.manifest.model.width), np.float32)
+    end = 0
+    for some, block in catalogue.vectors(after=covered):
+        start, end = end, min(count, end + len(some))  # more may have come since they were counted
+        ids[start:end], vectors[start:end] = some[: end - start], block[: end - start]
+    return ids[:end], vectors[:end]
 
 
 def wants_lists(catalogue: Catalogue, limit: int = LISTS_FROM) -> bool:
