@@ -92,6 +92,36 @@ def test_build_then_info(pictures: Path, tmp_path: Path, run: Run) -> None:
     assert summary["dropped"] == {"image_truncated": 1, "no_caption": 1}
 
 
+def test_cleaning_samples_and_long_captions_are_told(pictures: Path, tmp_path: Path, run: Run) -> None:
+    (pictures / "1.txt").write_text("Figure 1. " + "word " * 50)
+    out = tmp_path / "out"
+    words = ["--clean", "figure_labels", "--clean", "lowercase", "--num-samples", "100"]
+    done = run("data", "build", "folder", pictures, "--out", out, *words)
+    assert done.returncode == 0, done.stderr
+    assert "figure_labels changed 1 captions:" in done.stderr
+    assert "lowercase changed 0 captions:" in done.stderr
+    assert "drew 7 of 7 pictures" in done.stderr
+    assert "1 captions have more than 40 words; the longest, of 1.jpg, has 50" in done.stderr
+    told = run("data", "info", out).stdout
+    assert "more than 40 words: train: 1; the longest has 50" in told
+    assert "captions changed by cleaning: figure_labels: 1, lowercase: 0" in told
+    assert "drawn: 7 of 7 pictures" in told
+    assert "more than 60 words: train: 0" in run("data", "info", out, "--long-words", "60").stdout
+    refused = run("data", "build", "folder", pictures, "--out", out, *words, "--clean", "stemming")
+    assert refused.returncode == 2
+    assert "clean: no rule 'stemming'; there are html," in refused.stderr
+
+
+def test_a_table_and_its_options(pictures: Path, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "mine.csv").write_text("image,caption\n1.jpg,a dog\n2.jpg,a cat\n1.jpg,again\n")
+    done = run(
+        *("data", "build", "table", tmp_path, "--annotations", "mine.csv", "--images", pictures.name),
+        *("--dev-fraction", "0.5", "--seed", "3", "--out", tmp_path / "out"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(datasets.load_from_disk(str(tmp_path / "out"))) == {"train", "dev"}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -128,3 +158,18 @@ def test_errors_exit_with_two_and_say_what_to_do(
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_fetch_refuses_what_is_private(tmp_path: Path, run: Run) -> None:
+    tsv = tmp_path / "list.tsv"
+    tsv.write_text("a dog\thttp://127.0.0.1:9/a.jpg\n")
+    words = ["data", "fetch", "conceptual-captions", tsv, "--out", tmp_path / "out", "--workers", "1"]
+    done = run(*words, "--json")
+    assert (done.returncode, json.loads(done.stdout)["failed"]) == (0, {"private_address": 1})
+    assert "1 private_address" in done.stderr
+    again = run(*words)
+    assert again.stdout == f"{tmp_path / 'out'}\n"
+    assert "0 new, 0 there before, 1 blocked" in again.stderr
+    other = run("data", "fetch", "sbu", tsv, "--out", tmp_path / "out")
+    assert other.returncode == 2
+    assert "unknown source 'sbu'; there is conceptual-captions" in other.stderr

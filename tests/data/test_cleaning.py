@@ -13,6 +13,8 @@ from vistill.data.build import BuildConfig, build
 from vistill.data.cleaning import EXAMPLES, LONG_WORDS, RULES, Cleaning
 from vistill.data.dataset import info, open_split
 from vistill.data.records import tidy
+from vistill.data.scan import sample_plan
+from vistill.data.store import read_json_lines, write_json_lines
 from vistill.errors import ConfigError
 
 
@@ -185,6 +187,17 @@ def test_a_sample_does_not_prefer_a_drawn_split(figures: Path, tmp_path: Path) -
     )
     report = build("folder", figures, tmp_path / "out", config)
     assert {name: split["pictures"] for name, split in report["splits"].items()} != {"dev": 6}
+
+
+def test_questions_of_a_picture_are_drawn_together(tmp_path: Path) -> None:
+    rows = [{"key": f"{n}#{q}", "path": f"{n}.jpg"} for n in range(20) for q in range(3)]
+    plan = tmp_path / "plan.jsonl"
+    write_json_lines(plan, [{"dropped": "x", "reason": "bad_row", "detail": ""}, *rows])
+    assert sample_plan(plan, 7, 0) == {"pictures": 20, "kept": 7}
+    left = list(read_json_lines(plan))
+    assert left[0]["dropped"] == "x"
+    assert [row for row in rows if row["path"] in {row["path"] for row in left[1:]}] == left[1:]
+    assert len(left) == 1 + 7 * 3
 
 
 @pytest.mark.parametrize(

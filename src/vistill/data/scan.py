@@ -113,15 +113,19 @@ def _entry_rows(entry: Entry, root: Path, rules: TextRules, cleaning: Cleaning) 
 
 
 def sample_plan(path: Path, count: int, seed: int) -> dict[str, int]:
-    """Keep `count` pictures of the plan, drawn by a hash of seed and key, and all that was dropped before.
+    """Keep `count` pictures of the plan with all their rows, and all that was dropped before.
 
-    A larger sample of the same seed holds the smaller one, and splits keep about their shares. Returns
-    {"pictures": how many there were, "kept": how many there are}.
+    They are drawn by a hash of seed and first key: a larger sample of the same seed holds the smaller one,
+    and splits keep about their shares. Returns {"pictures": how many there were, "kept": how many there are}.
     """
-    keys = [row["key"] for row in read_json_lines(path) if "dropped" not in row]
+    keys: dict[tuple[Any, ...], str] = {}  # of each picture its first
+    for row in read_json_lines(path):
+        if "dropped" not in row:
+            keys.setdefault(picture_of(row), row["key"])
     # The prefix makes this draw independent of that of the splits, which may have the same seed.
-    chosen = set(heapq.nsmallest(count, keys, key=lambda key: lot(f"sample:{key}", seed)))
-    write_json_lines(path, (row for row in read_json_lines(path) if "dropped" in row or row["key"] in chosen))
+    chosen = set(heapq.nsmallest(count, keys, key=lambda picture: lot(f"sample:{keys[picture]}", seed)))
+    kept = (row for row in read_json_lines(path) if "dropped" in row or picture_of(row) in chosen)
+    write_json_lines(path, kept)
     return {"pictures": len(keys), "kept": len(chosen)}
 
 
