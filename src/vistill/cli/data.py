@@ -1,4 +1,4 @@
-"""`vistill data build` and `vistill data info`; two more commands are in `vistill.cli.questions`."""
+"""`vistill data build` and `vistill data info`; others are in `fetch.py` and `questions.py`."""
 
 import json
 import os
@@ -7,9 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from vistill.cli.fetch import fetch
 from vistill.cli.questions import blind, questions
 
 app = typer.Typer(help="Build data sets and look into them.", no_args_is_help=True)
+app.command()(fetch)
 app.command()(questions)
 app.command()(blind)
 
