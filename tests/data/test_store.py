@@ -1,9 +1,13 @@
 """The Arrow folder and the atomic files."""
 
+import tempfile
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vistill.data import store
 from vistill.data.records import Sample
@@ -71,3 +75,18 @@ def test_lock_is_exclusive_and_goes_away(tmp_path: Path) -> None:
 def test_a_folder_without_a_data_set_is_named(tmp_path: Path, opener) -> None:
     with pytest.raises(DataError, match=r"no such file; expected a folder that `vistill data build` made"):
         opener(tmp_path)
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([b"", b"short", b"x" * 12, b"y" * 13, b"z" * 500]), max_size=200))
+def test_rows_that_share_pictures_give_each_its_bytes(images: list[bytes]) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # hypothesis refuses tmp_path
+        path = Path(folder) / "data.arrow"
+        store.write_shard(
+            path, (Sample(str(n), image, 1, 1, ()) for n, image in enumerate(images)), shared=True
+        )
+        with path.open("rb") as file:
+            table = pa.ipc.open_stream(file).read_all()
+    table.validate(full=True)
+    assert table.column("image").to_pylist() == images
+    assert table.slice(len(images) // 2).column("image").to_pylist() == images[len(images) // 2 :]

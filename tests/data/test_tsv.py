@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vistill.data.tsv import TsvFile, index_paths, line_offsets, write_tsv
@@ -39,6 +39,7 @@ def test_write_and_read(tmp_path: Path) -> None:
             file.fields(row)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.lists(st.text(st.characters(exclude_characters="\t\n\r", exclude_categories=["Cs"])), min_size=2)

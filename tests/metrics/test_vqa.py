@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vistill.errors import DataError
@@ -114,12 +114,14 @@ ANSWERS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(ANSWERS, st.data())
 def test_equal_to_the_second_implementation(people: list[str], data: st.DataObject) -> None:
     answer = data.draw(st.sampled_from(people) | st.text(max_size=5))
     assert answer_accuracy(answer, people) == pytest.approx(naive_accuracy(answer, people), abs=1e-12)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=20))
 def test_normalise_equals_the_second_implementation(text: str) -> None:
     assert normalise(text) == naive_normalise(text)

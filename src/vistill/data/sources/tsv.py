@@ -103,7 +103,7 @@ def _question(text: dict[str, Any], picture: Entry) -> Entry | Dropped:
         )
     given: Any = text.get("answers", text.get("answer", []))
     given = given if isinstance(given, list) else [given]
-    answers = [one.get("answer") if isinstance(one, dict) else one for one in given]
+    answers: list[Any] = [one.get("answer") if isinstance(one, dict) else one for one in given]
     if not all(isinstance(answer, str) for answer in answers):
         return Dropped(str(number), "bad_row", f"answers {str(given)[:80]} are not texts")
     return replace(picture, key=str(number), question=text["question"], answers=tuple(answers))

@@ -83,7 +83,7 @@ def _answers(row: Any) -> tuple[str, tuple[str, ...]] | None:
         or not isinstance(row.get("answers"), list)
     ):
         return None
-    texts = [one.get("answer") if isinstance(one, dict) else None for one in row["answers"]]
+    texts: list[Any] = [one.get("answer") if isinstance(one, dict) else None for one in row["answers"]]
     if not all(isinstance(text, str) for text in texts):
         return None
     return str(row.get("answer_type") or ""), tuple(texts)
