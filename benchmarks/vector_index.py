@@ -514,8 +514,8 @@ def page(
 Written by `python benchmarks/vector_index.py --vectors {" ".join(map(str, results))}`. Seeded, clustered
 unit vectors of {WIDTH} numbers; {QUERIES} questions, each asked alone. The search parameter (lists probed,
 width of the beam) is the least of {LADDER[0]} to {LADDER[-1]} that finds {WANTED:.0%} of the ten nearest
-on other questions. Times are of the processor, all threads together. Memory is what opening and asking adds to a process. Medians of {rounds} rounds in turns,
-{threads} thread(s).
+on other questions. Times are of the processor, all threads together; memory is what opening and asking adds
+to a process. Medians of {rounds} round(s) in turns, {threads} thread(s).
 
 Machine: {where["processor"]}, {os.cpu_count()} cores; Python {where["python"]}.{left}
 

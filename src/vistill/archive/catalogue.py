@@ -30,6 +30,7 @@ Ids = NDArray[np.int64]
 FORMAT = 1
 FILE = "photos.sqlite"
 _BLOCK = 4_000  # rows read at once
+_ASKED = 500  # ids in one question: SQLite takes 999 at least
 _WAIT = 60.0  # seconds that a reader waits for a writer's transaction, which takes a fraction of one
 
 _SCHEMA = """
@@ -171,10 +172,10 @@ class Catalogue:
     def vectors_of(self, ids: Sequence[int]) -> dict[int, Floats]:
         """The vectors of some photos; those that are not there lack."""
         found = {}
-        for id in ids:
-            row = self._run("SELECT vector FROM photo WHERE id = ?", (id,)).fetchone()
-            if row is not None:
-                found[id] = self._vector(row[0])
+        for start in range(0, len(ids), _ASKED):
+            some = ids[start : start + _ASKED]
+            sql = f"SELECT id, vector FROM photo WHERE id IN ({','.join('?' * len(some))})"
+            found.update({id: self._vector(vector) for id, vector in self._run(sql, some)})
         return found
 
     def later(self, id: int) -> int:
