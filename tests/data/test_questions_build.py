@@ -100,7 +100,13 @@ def test_the_report_counts_what_is_there(captioned: Path, questions: Path) -> No
     assert report["from"]["fingerprint"] == read_report(captioned)["fingerprint"]
     for split in split_names(questions):
         table = open_split(questions, split)
-        assert report["splits"][split]["questions"] == len(table)
+        counts = report["splits"][split]
+        assert counts["questions"] == counts["rows"] == len(table)
+        pictures = {row["key"].partition("#")[0]: len(row["image"]) for row in table}
+        assert (counts["pictures"], counts["bytes"]) == (len(pictures), sum(pictures.values()))
+        assert counts["captions"] == sum(len(row["captions"]) for row in table)
+        stored = sum(path.stat().st_size for path in (questions / split).glob("*.arrow"))
+        assert stored < sum(len(row["image"]) for row in table), "a picture is stored once for its questions"
         kinds = report["questions"][split]
         assert sum(found["questions"] for found in kinds.values()) == len(table)
         for kind, found in kinds.items():
@@ -146,7 +152,7 @@ def test_what_is_there_is_not_replaced_unasked(captioned: Path, questions: Path,
 
 
 def test_a_failure_leaves_nothing(captioned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr("vistill.data.store.write_shard", broken)

@@ -216,20 +216,23 @@ def _write_split(
     shards = -(-len(questions) // SHARD_ROWS)
     names = [store.shard_name(number, shards) for number in range(shards)]
     digest = hashlib.sha256()
-    size = 0
+    size, last = 0, b""
     for number, name in enumerate(names):
         samples = list(_samples(table, questions, number * SHARD_ROWS, (number + 1) * SHARD_ROWS))
-        store.write_shard(target / name, samples)
+        store.write_shard(target / name, samples, shared=True)
         for sample in samples:
-            size += len(sample.image)
-            values = {**vars(sample), "image": hashlib.sha256(sample.image).hexdigest()}
+            if sample.image != last:
+                last = sample.image
+                size += len(last)
+            values = {**vars(sample), "image": hashlib.sha256(last).hexdigest()}
             digest.update(json.dumps([*values.values()]).encode("ascii") + b"\n")
         progress(f"write {split}", min((number + 1) * SHARD_ROWS, len(questions)), len(questions))
     fingerprint = digest.hexdigest()
-    store.write_split_metadata(target, names, fingerprint)
+    store.write_split_metadata(target, names, fingerprint, shared=True)
     return {
         "pictures": len({question.picture for question in questions}),
-        "captions": 0,
+        "rows": len(questions),
+        "captions": sum(map(len, table.select([question.picture for question in questions])["captions"][:])),
         "questions": len(questions),
         "bytes": size,
         "fingerprint": fingerprint,
