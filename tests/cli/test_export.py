@@ -40,14 +40,26 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             scores={"export": {"token_agreement": 0.991}},
         )
 
-    monkeypatch.setattr(exporting, "export_captioner", fake)
+    monkeypatch.setattr(exporting, "export_checkpoint", fake)
     return found
 
 
 def test_options_reach_the_export(calls: list[dict[str, Any]], tmp_path: Path) -> None:
     words = f"ckpt --out b --quantize int8 --data {tmp_path} --calibration-pictures 7 --check-pictures 9"
     done = CliRunner().invoke(
-        app, [*words.split(), "--tolerance", "0.5", "--min-agreement", "0.9", "--force"]
+        app,
+        [
+            *words.split(),
+            "--tolerance",
+            "0.5",
+            "--min-cosine",
+            "0.9",
+            "--max-r10-drop",
+            "2",
+            "--min-agreement",
+            "0.9",
+            "--force",
+        ],
     )
     assert done.exit_code == 0, done.output
     (call,) = calls
@@ -57,6 +69,7 @@ def test_options_reach_the_export(calls: list[dict[str, Any]], tmp_path: Path) -
     assert (config.precision, config.data) == ("int8", tmp_path)
     assert (config.calibration_pictures, config.check_pictures) == (7, 9)
     assert (config.max_cider_drop, config.min_agreement) == (0.5, 0.9)
+    assert (config.min_cosine, config.max_r10_drop) == (0.9, 2)
     lines = done.stdout.splitlines()
     assert lines[0] == "b  int8, 1.5 MB"
     assert lines[1].split() == ["token_agreement", "0.991"]
@@ -72,7 +85,7 @@ def test_a_refusal_comes_out_with_its_figures(monkeypatch: pytest.MonkeyPatch) -
     def refuse(*_: Any, **__: Any) -> Manifest:
         raise BundleError("export refused: on 8 pictures token agreement 0.5000 is below 0.95")
 
-    monkeypatch.setattr(exporting, "export_captioner", refuse)
+    monkeypatch.setattr(exporting, "export_checkpoint", refuse)
     done = CliRunner().invoke(app, ["ckpt", "--out", "b"])
     assert isinstance(done.exception, BundleError)  # main() makes `error: ...` and exit code 2 of it
     assert "0.5000" in str(done.exception)

@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 from tests.export.conftest import Exported
 
 from vistill.export.parity import onnx_start
-from vistill.export.quantize import quantize_decoder, quantize_products, quantize_vision
+from vistill.export.quantize import quantize_products, quantize_text, quantize_vision
 
 
 def session(model: onnx.ModelProto | Path, optimised: Path | None = None) -> ort.InferenceSession:
@@ -145,6 +145,40 @@ def test_products_in_int8_are_close_fused_and_small(tmp_path: Path) -> None:
     assert len(model.SerializeToString()) < 0.45 * before
 
 
+def test_a_large_table_that_is_only_looked_up_and_dense_layers_become_int8() -> None:
+    rng = np.random.default_rng(1)
+    weights = {"table": (3000, 32), "place": (50, 32), "w": (40, 32), "plain": (40, 40)}
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["word"]),
+        helper.make_node("Gather", ["place", "spot"], ["where"]),
+        helper.make_node("Add", ["word", "where"], ["x"]),
+        helper.make_node("Gemm", ["x", "w", "b"], ["y"], transB=1),
+        helper.make_node("Gemm", ["y", "plain"], ["z"]),
+    ]
+    constants = [
+        numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), k) for k, s in weights.items()
+    ]
+    constants.append(numpy_helper.from_array(rng.standard_normal(40).astype(np.float32), "b"))
+    graph = helper.make_graph(
+        nodes,
+        "tower",
+        [helper.make_tensor_value_info(name, 7, ["B"]) for name in ("ids", "spot")],
+        [helper.make_tensor_value_info("z", 1, ["B", 40])],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    feed = {"ids": rng.integers(3000, size=60), "spot": rng.integers(50, size=60)}
+    exact = session(model).run(None, feed)[0]
+    quantize_products(model)
+    onnx.checker.check_model(model)
+    rounded = session(model).run(None, feed)[0]
+    assert np.linalg.norm(exact - rounded) < 0.03 * np.linalg.norm(exact)
+    stored = {tuple(i.dims): i.data_type for i in model.graph.initializer if len(i.dims) == 2}
+    int8, fp32 = onnx.TensorProto.INT8, onnx.TensorProto.FLOAT
+    wanted = {(3000, 32): int8, (3000, 1): fp32, (50, 32): fp32, (32, 40): int8, (40, 40): int8}
+    assert stored == wanted
+
+
 def test_a_row_does_not_depend_on_the_rows_beside_it() -> None:
     model = product_model(np.random.default_rng(0))
     quantize_products(model)
@@ -169,7 +203,7 @@ def test_a_row_of_zeros_is_no_division_by_zero() -> None:
 def int8(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("int8")
     quantize_vision(exported.vision, folder / "vision.onnx", exported.pixels(16))
-    quantize_decoder(exported.decoder, folder / "decoder.onnx")
+    quantize_text(exported.decoder, folder / "decoder.onnx")
     return folder / "vision.onnx", folder / "decoder.onnx"
 
 

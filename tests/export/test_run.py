@@ -15,8 +15,9 @@ from tests.export.conftest import Exported
 from vistill.data.dataset import open_split
 from vistill.errors import BundleError, ConfigError
 from vistill.export import run
+from vistill.export.common import ExportConfig, without_folders
 from vistill.export.parity import torch_start
-from vistill.export.run import ExportConfig, export_captioner, without_folders
+from vistill.export.run import export_captioner
 from vistill.models.tokens import BOS, EOS
 from vistill.runtime.bundle import validate
 from vistill.runtime.decode import generate
@@ -123,7 +124,7 @@ def test_a_bundle_that_lost_too_much_is_refused_and_not_written(
         shutil.copyfile(source, target)
         spoil(target, 1.0)
 
-    monkeypatch.setattr(run, "quantize_decoder", bad)
+    monkeypatch.setattr(run, "quantize_text", bad)
     monkeypatch.setattr(
         run, "quantize_vision", lambda source, target, pixels: shutil.copyfile(source, target)
     )

@@ -21,10 +21,18 @@ def export(
     split: Annotated[str, typer.Option(help="Split that checkpoint and bundle are compared on.")] = "dev",
     calibration_pictures: Annotated[int, typer.Option(help="Pictures that calibrate int8.")] = 128,
     check_pictures: Annotated[int, typer.Option(help="Pictures to compare on; 0 takes all.")] = 1000,
-    min_agreement: Annotated[float, typer.Option(help="Refuse below this share of equal tokens.")] = 0.95,
+    min_agreement: Annotated[
+        float, typer.Option(help="Refuse a captioner below this share of equal tokens.")
+    ] = 0.95,
     max_cider_drop: Annotated[
         float,
         typer.Option("--max-cider-drop", "--tolerance", help="Refuse above this loss of CIDEr, in points."),
+    ] = 1.0,
+    min_cosine: Annotated[
+        float, typer.Option(help="Refuse a dual encoder below this mean cosine of its embeddings.")
+    ] = 0.98,
+    max_r10_drop: Annotated[
+        float, typer.Option("--max-r10-drop", help="Refuse above this loss of R@10 both ways, in points.")
     ] = 1.0,
     num_beams: Annotated[
         int | None, typer.Option(help="Beams that the bundle searches with; else the checkpoint's.")
@@ -38,7 +46,7 @@ def export(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; else one for each CPU.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
 ) -> None:
-    """Export a checkpoint to a bundle that runs without torch, and compare the two.
+    """Export a captioner or a dual encoder to a bundle that runs without torch, and compare the two.
 
     Writes nothing and exits with 2, telling the figures, if the bundle falls more than the tolerances below
     the checkpoint.
@@ -48,7 +56,8 @@ def export(
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    from vistill.export.run import ExportConfig, export_captioner
+    from vistill.export.common import ExportConfig
+    from vistill.export.run import export_checkpoint
 
     config = ExportConfig(
         precision=quantize,
@@ -58,6 +67,8 @@ def export(
         check_pictures=check_pictures,
         min_agreement=min_agreement,
         max_cider_drop=max_cider_drop,
+        min_cosine=min_cosine,
+        max_r10_drop=max_r10_drop,
         threads=threads,
         num_beams=num_beams,
         length_penalty=length_penalty,
@@ -71,7 +82,7 @@ def export(
         tasks = {stage: progress.add_task(stage, total=None) for stage in ("graphs", "int8", "check")}
         if quantize == "fp32":
             progress.update(tasks["int8"], visible=False)
-        manifest = export_captioner(
+        manifest = export_checkpoint(
             checkpoint,
             out,
             config,

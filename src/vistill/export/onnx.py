@@ -1,4 +1,7 @@
-"""A captioner in torch -> vision.onnx and decoder.onnx in fp32 (the graphs of docs/bundle.md)."""
+"""Models in torch -> graphs in fp32 (those of docs/bundle.md).
+
+A captioner becomes vision.onnx and decoder.onnx, a dual encoder vision.onnx and text.onnx.
+"""
 
 import contextlib
 import logging
@@ -17,6 +20,7 @@ from torch import Tensor, nn
 
 from vistill.models.captioner import Captioner
 from vistill.models.language import KeyValue
+from vistill.models.loading import AnyDual
 
 OPSET = 20  # GELU is one operator from here on; onnxruntime knows it from 1.18 on
 
@@ -79,6 +83,43 @@ def export_decoder(model: Captioner, path: Path) -> None:
     _export(DecoderGraph(model), (tokens, cross, past), shapes, inputs, outputs, path)
 
 
+class ImageGraph(nn.Module):
+    """pixels [B, 3, H, W] -> embedding [B, E], unit norm."""
+
+    def __init__(self, model: AnyDual) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.model.encode_image(pixels)
+
+
+class TextGraph(nn.Module):
+    """tokens int64 [B, T] -> embedding [B, E], unit norm."""
+
+    def __init__(self, model: AnyDual) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.model.encode_text(tokens)
+
+
+def export_image(model: AnyDual, size: tuple[int, int], path: Path) -> None:
+    """Write the picture side: any number of pictures B of size (H, W)."""
+    example = (torch.zeros(2, 3, *size),)
+    _export(ImageGraph(model), example, ({0: torch.export.Dim("B")},), ["pixels"], ["embedding"], path)
+
+
+def export_text(model: AnyDual, example: Tensor, path: Path) -> None:
+    """Write the text side: any number of texts B, of up to the model's context T.
+
+    example: tokens int64 [B, T] of some texts, B and T above 2 and not alike.
+    """
+    axes = {0: torch.export.Dim("B"), 1: torch.export.Dim("T", min=2, max=model.context)}
+    _export(TextGraph(model), (example,), (axes,), ["tokens"], ["embedding"], path)
+
+
 def _names(kind: str, layers: int) -> list[str]:
     return [f"{kind}_{part}.{i}" for i in range(layers) for part in ("key", "value")]
 
@@ -97,7 +138,7 @@ def _export(
             example,
             dynamic_shapes=shapes,
             input_names=inputs,
-            output_names=outputs,
+            output_names=[f"{name}.out" for name in outputs],
             opset_version=OPSET,
             custom_translation_table=_TRANSLATIONS,
             dynamo=True,
@@ -105,10 +146,25 @@ def _export(
         )
     assert program is not None
     model = program.model_proto
+    _name_outputs(model.graph, outputs)
     _share_tables(model.graph)
     _clean(model)
     onnx.checker.check_model(model)
     onnx.save(model, path)
+
+
+def _name_outputs(graph: onnx.GraphProto, outputs: list[str]) -> None:
+    """Call the outputs by these names; an inner value that the exporter called so gets another."""
+    names = {name: f"{name}.inner" for name in outputs}
+    names |= {value.name: name for value, name in zip(graph.output, outputs, strict=True)}
+    for node in graph.node:
+        for given in (node.input, node.output):
+            for i, name in enumerate(given):
+                given[i] = names.get(name, name)
+    for constant in graph.initializer:
+        constant.name = names.get(constant.name, constant.name)
+    for value, name in zip(graph.output, outputs, strict=True):
+        value.name = name
 
 
 def _share_tables(graph: onnx.GraphProto) -> None:
@@ -151,15 +207,19 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    """scaled_dot_product_attention over any leading axes, unmasked; the exporter's own knows two."""
-    if attn_mask is not None or dropout_p or is_causal or enable_gqa:
-        raise NotImplementedError("export: attention with mask, dropout or grouped queries")
+    """scaled_dot_product_attention over any leading axes; the exporter's own knows two."""
+    if dropout_p or is_causal or enable_gqa:
+        raise NotImplementedError("export: attention with dropout, grouped queries or a mask that is implied")
     rank = len(key.shape)
     order = [*range(rank - 2), rank - 1, rank - 2]
     factor = scale if scale is not None else 1 / math.sqrt(query.shape[-1])
     query = op.Mul(query, op.Constant(value_float=float(factor)))
-    weights = op.Softmax(op.MatMul(query, op.Transpose(key, perm=order)), axis=-1)
-    return op.MatMul(weights, value)
+    scores = op.MatMul(query, op.Transpose(key, perm=order))
+    if attn_mask is not None:
+        if attn_mask.dtype == onnx.TensorProto.BOOL:
+            attn_mask = op.Where(attn_mask, op.Constant(value_float=0.0), op.Constant(value_float=-1e9))
+        scores = op.Add(scores, attn_mask)
+    return op.MatMul(op.Softmax(scores, axis=-1), value)
 
 
 _TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {

@@ -6,13 +6,15 @@
 - Matrix products with constant weights: dynamic, one scale a column of weights and **one scale a row of
   activations**. onnxruntime's own dynamic quantisation takes one scale for the whole batch; then a picture's
   caption would depend on the pictures beside it.
-- The embedding table is stored once, in int8 with one scale a word, for the input and the output.
+- The embedding table is stored once, in int8 with one scale a word, for the input and, in a decoder, the
+  output.
 
 Everything else (normalisation, softmax, attention products) stays in fp32.
 """
 
 import contextlib
 import logging
+import math
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +28,8 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from vistill.export.calibrate import Conv, batches, convolutions, hessians, weight_of
 from vistill.export.rounding import LARGEST, round_rows, row_scales
+
+LARGE_TABLE = 2**16  # numbers of a table that is only looked up; a smaller one, as of positions, stays fp32
 
 
 def quantize_vision(source: Path, target: Path, pixels: NDArray[np.float32]) -> None:
@@ -54,8 +58,8 @@ def quantize_vision(source: Path, target: Path, pixels: NDArray[np.float32]) -> 
     onnx.save(model, target)
 
 
-def quantize_decoder(source: Path, target: Path) -> None:
-    """The decoder step in int8."""
+def quantize_text(source: Path, target: Path) -> None:
+    """A decoder step or a text tower in int8."""
     model = onnx.load(source)
     quantize_products(model)
     onnx.checker.check_model(model)
@@ -101,15 +105,19 @@ def _convolutional(model: onnx.ModelProto) -> list[str]:
 def quantize_products(model: onnx.ModelProto) -> None:
     """Turn every MatMul with constant weights [K, N] of a graph into an int8 product, in place.
 
-    A table that is looked up by Gather and, transposed, multiplied with is kept once.
+    A table that is looked up by Gather and, transposed, multiplied with is kept once. One that is only looked
+    up is kept in int8 if it is large.
     """
     graph = model.graph
+    _split_gemms(graph)
     weights = {i.name for i in graph.initializer if len(i.dims) == 2}
+    large = {i.name for i in graph.initializer if i.name in weights and math.prod(i.dims) >= LARGE_TABLE}
     turned = {
         n.output[0]: n.input[0] for n in graph.node if n.op_type == "Transpose" and n.input[0] in weights
     }
     products = {n.input[1] for n in graph.node if n.op_type == "MatMul"}
     tables = {turned[name] for name in products & set(turned)}
+    tables |= {n.input[0] for n in graph.node if n.op_type == "Gather" and n.input[0] in large and _by_row(n)}
     writer = _Writer(model)
     for node in list(graph.node):
         if node.op_type == "MatMul" and node.input[1] in turned:
@@ -121,6 +129,34 @@ def quantize_products(model: onnx.ModelProto) -> None:
         elif not (node.op_type == "Transpose" and node.output[0] in turned):
             writer.nodes.append(node)
     writer.finish()
+
+
+def _by_row(node: onnx.NodeProto) -> bool:
+    """Whether a Gather takes whole rows."""
+    return all(a.name != "axis" or a.i == 0 for a in node.attribute)
+
+
+def _split_gemms(graph: onnx.GraphProto) -> None:
+    """Write a Gemm with constant weights, a dense layer, as MatMul and Add."""
+    weights = {i.name: i for i in graph.initializer if len(i.dims) == 2}
+    nodes = []
+    for node in graph.node:
+        given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        plain = given.get("alpha", 1.0) == given.get("beta", 1.0) == 1.0 and not given.get("transA", 0)
+        if node.op_type != "Gemm" or not plain or node.input[1] not in weights:
+            nodes.append(node)
+            continue
+        name, out = node.input[1], node.output[0]
+        if given.get("transB", 0):  # its own copy: others may use the weights as they are
+            turned = np.ascontiguousarray(numpy_helper.to_array(weights[name]).T)
+            name = f"{out}.turned"
+            graph.initializer.append(numpy_helper.from_array(turned, name))
+        bias = list(node.input[2:])
+        nodes.append(helper.make_node("MatMul", [node.input[0], name], [f"{out}.bare" if bias else out]))
+        if bias:
+            nodes.append(helper.make_node("Add", [f"{out}.bare", *bias], [out]))
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 class _Writer:

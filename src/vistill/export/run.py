@@ -1,73 +1,44 @@
 """`vistill export`: a checkpoint folder -> a bundle folder, or an error with the figures and no bundle."""
 
 import dataclasses
-import json
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
-import torch
 
-import vistill
-from vistill.data.dataset import open_split
-from vistill.errors import BundleError, ConfigError
-from vistill.export.card import model_card
+from vistill.errors import BundleError
+from vistill.export.common import (
+    ExportConfig,
+    Report,
+    calibration_pixels,
+    check_pictures,
+    find_checkpoint,
+    how_exported,
+    publish,
+    scores_of,
+    without_folders,
+)
+from vistill.export.dual import export_dual, is_dual
 from vistill.export.onnx import export_decoder, export_vision
-from vistill.export.parity import Parity, Picture, compare, logit_error, onnx_start, torch_start
-from vistill.export.quantize import quantize_decoder, quantize_vision
+from vistill.export.parity import Parity, compare, logit_error, onnx_start, torch_start
+from vistill.export.quantize import quantize_text, quantize_vision
 from vistill.models import checkpoint as captioner_folder
-from vistill.models.captioner import parameter_count
-from vistill.models.checkpoint import load_captioner, weights_hash
+from vistill.models.checkpoint import load_captioner
 from vistill.models.folder import read_config
 from vistill.models.tokens import BOS, EOS, PAD, UNK
-from vistill.runtime.bundle import CAPTIONER, CARD, FILES, Manifest, write_bundle
+from vistill.runtime.bundle import CAPTIONER, FILES, Manifest
 from vistill.runtime.decode import GenerationConfig
-from vistill.runtime.image import Preprocess, preprocess
+from vistill.runtime.image import Preprocess
 
 MAX_LOGIT_ERROR = 1e-3  # of the fp32 graphs, in standard deviations of the logits
-PRECISIONS = ("fp32", "int8")
-Report = Callable[[str, int, int], object]  # stage, done, total
 
 
-@dataclass(frozen=True)
-class ExportConfig:
-    """How to export, and when to refuse."""
-
-    precision: str = "fp32"
-    """fp32, or int8: static for convolutions, dynamic for matrix products."""
-    data: Path | None = None
-    """A built data set: its train split calibrates, `split` checks. int8 needs it."""
-    split: str = "dev"
-    """Split that checkpoint and bundle are compared on."""
-    calibration_pictures: int = 128
-    """Pictures of the train split that int8 is calibrated with."""
-    check_pictures: int = 1000
-    """Pictures that checkpoint and bundle are compared on; 0 takes all."""
-    min_agreement: float = 0.95
-    """Least share of equal next tokens."""
-    max_cider_drop: float = 1.0
-    """Largest loss of CIDEr, in points (CIDEr of 60, not 0.6)."""
-    threads: int | None = None
-    """Threads of ONNX Runtime while comparing."""
-    num_beams: int | None = None
-    """Beams that the bundle searches with; None: as the checkpoint was trained to."""
-    length_penalty: float | None = None
-    """Its length penalty; None: as the checkpoint was trained to."""
-
-    def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"quantize={self.precision!r}: use one of {', '.join(PRECISIONS)}")
-        if self.precision == "int8" and self.data is None:
-            raise ConfigError("quantize=int8 needs data, a built data set, for calibration and for the check")
-        if self.calibration_pictures < 1:
-            raise ConfigError(f"calibration_pictures={self.calibration_pictures}: must be at least 1")
-        if self.check_pictures < 0:
-            raise ConfigError(f"check_pictures={self.check_pictures}: must not be negative")
+def export_checkpoint(checkpoint: Path, out: Path, config: ExportConfig, **about: Any) -> Manifest:
+    """`export_captioner` or `export_dual`, by what the checkpoint is; `about` are keywords of both."""
+    export = export_dual if is_dual(find_checkpoint(checkpoint)) else export_captioner
+    return export(checkpoint, out, config, **about)
 
 
 def export_captioner(
@@ -97,7 +68,7 @@ def export_captioner(
         **{name: value for name, value in chosen.items() if value is not None},
     )
     _check_length(search, model.config.decoder.context)
-    pictures = _check_pictures(config, spec)
+    pictures = check_pictures(config, spec)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch_name:
         scratch = Path(scratch_name)
@@ -132,28 +103,11 @@ def export_captioner(
             special_tokens={"pad": PAD, "bos": BOS, "eos": EOS, "unk": UNK},
             context=model.config.decoder.context,
             precision=config.precision,
-            provenance=without_folders(provenance) | {"export": _how(config, model)},
-            scores=_scores(checkpoint, parity, config),
+            provenance=without_folders(provenance) | {"export": how_exported(config, model)},
+            scores=scores_of(checkpoint, parity.to_dict(), config),
             licence=licence,
         )
-        return _publish(manifest, files, scratch, out)
-
-
-def find_checkpoint(folder: Path) -> Path:
-    """`folder`, or `folder/best` if it is the folder of a run."""
-    best = folder / "best"
-    return best if not (folder / "config.json").is_file() and (best / "config.json").is_file() else folder
-
-
-def without_folders(value: Any) -> Any:
-    """JSON values with absolute paths cut to their last part: a bundle tells nothing of its maker's disk."""
-    if isinstance(value, Mapping):
-        return {key: without_folders(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [without_folders(inner) for inner in value]
-    if isinstance(value, str) and value.startswith("/"):
-        return PurePosixPath(value).name
-    return value
+        return publish(manifest, files, scratch, out)
 
 
 def _check_length(search: GenerationConfig, context: int) -> None:
@@ -163,30 +117,14 @@ def _check_length(search: GenerationConfig, context: int) -> None:
         )
 
 
-def _check_pictures(config: ExportConfig, spec: Preprocess) -> list[Picture]:
-    if config.data is None:
-        rng = np.random.default_rng(0)
-        noise = rng.standard_normal((8, 3, *spec.size), np.float32)
-        return [Picture(str(i), partial(np.copy, pixels), ()) for i, pixels in enumerate(noise)]
-    rows = open_split(config.data, config.split)
-    if config.check_pictures:
-        rows = rows.select(range(min(config.check_pictures, len(rows))))
-    return [Picture(r["key"], partial(preprocess, r["image"], spec), tuple(r["captions"])) for r in rows]
-
-
 def _quantize(
     files: Mapping[str, Path], config: ExportConfig, spec: Preprocess, scratch: Path, report: Report
 ) -> dict[str, Path]:
-    assert config.data is not None
-    rows = open_split(config.data, "train")
-    count = min(config.calibration_pictures, len(rows))
-    chosen = np.linspace(0, len(rows) - 1, count).astype(int).tolist()  # spread over the whole split
-    pixels = np.stack([preprocess(rows[i]["image"], spec) for i in chosen])
     small = {role: scratch / f"int8-{FILES[CAPTIONER][role]}" for role in ("vision", "decoder")}
     report("int8", 0, 2)
-    quantize_decoder(files["decoder"], small["decoder"])
+    quantize_text(files["decoder"], small["decoder"])
     report("int8", 1, 2)
-    quantize_vision(files["vision"], small["vision"], pixels)
+    quantize_vision(files["vision"], small["vision"], calibration_pixels(config, spec))
     report("int8", 2, 2)
     return small
 
@@ -212,37 +150,3 @@ def _refuse(parity: Parity, config: ExportConfig) -> None:
         raise BundleError(
             f"export refused: on {parity.pictures} pictures {' and '.join(reasons)}; nothing was written"
         )
-
-
-def _how(config: ExportConfig, model: torch.nn.Module) -> dict[str, Any]:
-    versions = {
-        "vistill": vistill.__version__,
-        "torch": torch.__version__,
-        "onnxruntime": onnxruntime.__version__,
-    }
-    size = {"parameters": parameter_count([model])}
-    how: dict[str, Any] = {"weights": weights_hash(model.state_dict()), **size, **versions}
-    if config.precision == "int8":
-        how["calibration"] = {"split": "train", "pictures": config.calibration_pictures}
-    return how
-
-
-def _scores(checkpoint: Path, parity: Parity, config: ExportConfig) -> dict[str, Any]:
-    scores: dict[str, Any] = {"export": parity.to_dict()}
-    if config.data is not None:
-        scores["export"] |= {"data": config.data.resolve().name, "split": config.split}
-    measured = checkpoint / "metrics.json"
-    if measured.is_file():
-        scores["checkpoint"] = without_folders(json.loads(measured.read_text("utf-8")))
-    return scores
-
-
-def _publish(manifest: Manifest, files: Mapping[str, Path], scratch: Path, out: Path) -> Manifest:
-    """Write the bundle beside `out`, then give it its name; an older one goes only then."""
-    folder = scratch / "bundle"
-    filled = write_bundle(folder, manifest, files, card=model_card(manifest))
-    (folder / CARD).write_text(model_card(filled), "utf-8")  # once more, as the sizes are known now
-    if out.exists():
-        out.rename(scratch / "old")
-    folder.rename(out)
-    return filled

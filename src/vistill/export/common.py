@@ -1,0 +1,140 @@
+"""What exports of every kind share: settings, pictures to calibrate and to check with, publishing."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+
+import vistill
+from vistill.data.dataset import open_split
+from vistill.errors import ConfigError
+from vistill.export.card import model_card
+from vistill.export.parity import Picture
+from vistill.models.captioner import parameter_count
+from vistill.models.checkpoint import weights_hash
+from vistill.runtime.bundle import CARD, Manifest, write_bundle
+from vistill.runtime.image import Preprocess, preprocess
+
+PRECISIONS = ("fp32", "int8")
+Report = Callable[[str, int, int], object]  # stage, done, total
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """How to export, and when to refuse."""
+
+    precision: str = "fp32"
+    """fp32, or int8: static for convolutions, dynamic for matrix products."""
+    data: Path | None = None
+    """A built data set: its train split calibrates, `split` checks. int8 needs it."""
+    split: str = "dev"
+    """Split that checkpoint and bundle are compared on."""
+    calibration_pictures: int = 128
+    """Pictures of the train split that int8 is calibrated with."""
+    check_pictures: int = 1000
+    """Pictures that checkpoint and bundle are compared on; 0 takes all."""
+    min_agreement: float = 0.95
+    """Least share of equal next tokens of a captioner."""
+    max_cider_drop: float = 1.0
+    """Largest loss of CIDEr of a captioner, in points (CIDEr of 60, not 0.6)."""
+    min_cosine: float = 0.98
+    """Least mean cosine of a dual encoder's embeddings, of pictures and of texts."""
+    max_r10_drop: float = 1.0
+    """Largest loss of its R@10, mean of both ways, in points (R@10 of 60, not 0.6)."""
+    threads: int | None = None
+    """Threads of ONNX Runtime while comparing."""
+    num_beams: int | None = None
+    """Beams that a captioner's bundle searches with; None: as the checkpoint was trained to."""
+    length_penalty: float | None = None
+    """Its length penalty; None: as the checkpoint was trained to."""
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"quantize={self.precision!r}: use one of {', '.join(PRECISIONS)}")
+        if self.precision == "int8" and self.data is None:
+            raise ConfigError("quantize=int8 needs data, a built data set, for calibration and for the check")
+        if self.calibration_pictures < 1:
+            raise ConfigError(f"calibration_pictures={self.calibration_pictures}: must be at least 1")
+        if self.check_pictures < 0:
+            raise ConfigError(f"check_pictures={self.check_pictures}: must not be negative")
+
+
+def find_checkpoint(folder: Path) -> Path:
+    """`folder`, or `folder/best` if it is the folder of a run."""
+    best = folder / "best"
+    return best if not (folder / "config.json").is_file() and (best / "config.json").is_file() else folder
+
+
+def without_folders(value: Any) -> Any:
+    """JSON values with absolute paths cut to their last part: a bundle tells nothing of its maker's disk."""
+    if isinstance(value, Mapping):
+        return {key: without_folders(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_folders(inner) for inner in value]
+    if isinstance(value, str) and value.startswith("/"):
+        return PurePosixPath(value).name
+    return value
+
+
+def check_pictures(config: ExportConfig, spec: Preprocess) -> list[Picture]:
+    """Pictures to compare on: of the data set, else eight of noise without captions."""
+    if config.data is None:
+        rng = np.random.default_rng(0)
+        noise = rng.standard_normal((8, 3, *spec.size), np.float32)
+        return [Picture(str(i), partial(np.copy, pixels), ()) for i, pixels in enumerate(noise)]
+    rows = open_split(config.data, config.split)
+    if config.check_pictures:
+        rows = rows.select(range(min(config.check_pictures, len(rows))))
+    return [Picture(r["key"], partial(preprocess, r["image"], spec), tuple(r["captions"])) for r in rows]
+
+
+def calibration_pixels(config: ExportConfig, spec: Preprocess) -> NDArray[np.float32]:
+    """Pictures of the train split, spread over the whole of it: float32 [n, 3, H, W]."""
+    assert config.data is not None
+    rows = open_split(config.data, "train")
+    count = min(config.calibration_pictures, len(rows))
+    chosen = np.linspace(0, len(rows) - 1, count).astype(int).tolist()
+    return np.stack([preprocess(rows[i]["image"], spec) for i in chosen])
+
+
+def how_exported(config: ExportConfig, model: torch.nn.Module) -> dict[str, Any]:
+    """Weights, versions and calibration, for the provenance."""
+    versions = {
+        "vistill": vistill.__version__,
+        "torch": torch.__version__,
+        "onnxruntime": onnxruntime.__version__,
+    }
+    size = {"parameters": parameter_count([model])}
+    how: dict[str, Any] = {"weights": weights_hash(model.state_dict()), **size, **versions}
+    if config.precision == "int8":
+        how["calibration"] = {"split": "train", "pictures": config.calibration_pictures}
+    return how
+
+
+def scores_of(checkpoint: Path, parity: dict[str, Any], config: ExportConfig) -> dict[str, Any]:
+    """What was measured on the checkpoint, if its metrics.json is there, and by the export."""
+    scores: dict[str, Any] = {"export": parity}
+    if config.data is not None:
+        scores["export"] |= {"data": config.data.resolve().name, "split": config.split}
+    measured = checkpoint / "metrics.json"
+    if measured.is_file():
+        scores["checkpoint"] = without_folders(json.loads(measured.read_text("utf-8")))
+    return scores
+
+
+def publish(manifest: Manifest, files: Mapping[str, Path], scratch: Path, out: Path) -> Manifest:
+    """Write the bundle beside `out`, then give it its name; an older one goes only then."""
+    folder = scratch / "bundle"
+    filled = write_bundle(folder, manifest, files, card=model_card(manifest))
+    (folder / CARD).write_text(model_card(filled), "utf-8")  # once more, as the sizes are known now
+    if out.exists():
+        out.rename(scratch / "old")
+    folder.rename(out)
+    return filled
