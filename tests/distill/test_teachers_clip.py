@@ -13,15 +13,20 @@ from tests.models.test_dual import tiny_dual
 from tests.models.test_sentence import folder as sentence_folder  # noqa: F401
 from tests.models.tiny_clip import save_tiny_clip, tiny_clip, tiny_tokenizer
 from tests.runtime.test_texts import word_tokenizer
+from tests.tiny import build_data
+from typer.testing import CliRunner
 
+from vistill.cli.main import app
+from vistill.data.dataset import open_split
 from vistill.distill.answers import Ask, Teacher
+from vistill.distill.cache import TeacherCache
 from vistill.distill.teachers import load_teacher
 from vistill.distill.teachers_clip import TextTeacher, load_text_teacher, side_by_side
 from vistill.errors import ConfigError
 from vistill.models.clip import save_clip
 from vistill.models.dual import load_dual, save_dual
 from vistill.models.sentence import load_sentence_encoder
-from vistill.runtime.image import to_array
+from vistill.runtime.image import read_image, to_array
 from vistill.runtime.texts import encode_texts
 
 TEXTS = ["a dog runs", "the dog runs on a mat", "a", "", "mat dog far away from a dog"]
@@ -170,6 +175,24 @@ def test_an_ensemble_of_picture_towers(specs: dict[str, str]) -> None:
         ensemble.answer(pictures(), CAPTIONS, ALL)
     texts = load_text_teacher(specs["both"])
     assert found.shape[1] == texts.width, "pictures and texts of one ensemble share a space"
+
+
+def test_a_cache_of_clip_embeddings(specs: dict[str, str], tmp_path: Path) -> None:
+    data = build_data(tmp_path, train=4, dev=2)
+    words = ["teach", "run", specs["clip"], str(data), "--out", str(tmp_path / "cache"), "--captions", "0"]
+    words += ["--embedding", "--hidden", "pooled", "--hidden-dtype", "float16"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    cache = TeacherCache.open(tmp_path / "cache")
+    teacher = load_teacher(specs["clip"])
+    rows = open_split(data, "train")
+    for row, expected in enumerate(
+        teacher.answer([read_image(rows[i]["image"]) for i in range(4)], [()] * 4, ALL)
+    ):
+        found = cache.read("train", row)
+        np.testing.assert_allclose(found.embedding, expected.embedding, rtol=2e-3, atol=2e-3)
+        assert expected.hidden is not None
+        np.testing.assert_allclose(found.hidden, expected.hidden.mean(0), rtol=2e-3, atol=2e-3)
 
 
 def test_what_cannot_teach_is_named(specs: dict[str, str], tmp_path: Path) -> None:
