@@ -7,6 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+COMPILE_FROM = 200
+"""Pictures from which compiling the towers of a checkpoint is paid back."""
+
 
 def evaluate(
     model: Annotated[
@@ -85,7 +88,7 @@ def evaluate(
     from vistill.report.generate import open_model
     from vistill.report.page import render
 
-    opened = open_model(model, threads, **searched)
+    opened = open_model(model, threads, compiled=len(rows) >= COMPILE_FROM, **searched)
     with _progress("captioning", len(rows)) as told:
         run = caption_rows(opened, rows, batch_size=batch_size, progress=told)
     speed = measure_speed(opened, rows, time_pictures)

@@ -64,7 +64,7 @@ def load_teacher(spec: str, device: str = "cpu", prompt: str = "") -> Teacher:
 def _checkpoints(folders: list[Path], device: str) -> Teacher:
     from vistill.distill.teachers_vistill import CheckpointTeacher
 
-    return CheckpointTeacher(folders, device)
+    return CheckpointTeacher(folders, device, compiled=True)
 
 
 def _transformers(source: str, device: str, prompt: str) -> Teacher:

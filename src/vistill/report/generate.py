@@ -50,21 +50,26 @@ class Model:
     """For each member: run, seed, fingerprints of its data, git revision; as far as its provenance says."""
 
 
-def open_model(model: Path | str, threads: int | None = None, **overrides: Any) -> Model:
+def open_model(
+    model: Path | str, threads: int | None = None, *, compiled: bool = False, **overrides: Any
+) -> Model:
     """Open what `model` names, see the top of this file.
 
+    compiled: run the towers of checkpoints in ONNX Runtime, which pays from some hundred pictures on.
     overrides: fields of GenerationConfig that replace the model's own, None leaves one alone. Raises
     BundleError if it is nothing of that kind, ConfigError for a generation setting out of range.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     folder = Path(model)
     if not folder.exists() and "+" in str(model):
-        return _open_checkpoints([_checkpoint(Path(part)) for part in str(model).split("+")], threads, given)
+        return _open_checkpoints(
+            [_checkpoint(Path(part)) for part in str(model).split("+")], threads, compiled, given
+        )
     if (folder / BUNDLE).is_file():
         return _open_bundle(folder, threads, given)
     if _is_foreign(folder):
         return _open_foreign(folder, threads, given)
-    return _open_checkpoints([_checkpoint(folder)], threads, given)
+    return _open_checkpoints([_checkpoint(folder)], threads, compiled, given)
 
 
 def _checkpoint(folder: Path) -> Path:
@@ -77,9 +82,10 @@ def _checkpoint(folder: Path) -> Path:
     raise BundleError(f"{folder}: {problem} {CHECKPOINT} (a checkpoint) nor {BUNDLE} (a bundle)")
 
 
-def _open_checkpoints(folders: list[Path], threads: int | None, given: dict[str, Any]) -> Model:
+def _open_checkpoints(
+    folders: list[Path], threads: int | None, compiled: bool, given: dict[str, Any]
+) -> Model:
     """One checkpoint, or several as an ensemble that decodes as its first member was trained to."""
-    import numpy as np
     import torch
 
     from vistill.distill.teachers_vistill import CheckpointTeacher, ensemble_stepper
@@ -88,21 +94,21 @@ def _open_checkpoints(folders: list[Path], threads: int | None, given: dict[str,
     from vistill.models.loading import KINDS
     from vistill.models.tokens import BOS, EOS
     from vistill.runtime.decode import generate
-    from vistill.runtime.image import preprocess
+    from vistill.runtime.image import read_image
 
     if threads:
         torch.set_num_threads(threads)
     provenances = [read_config(folder, *KINDS).get("provenance", {}) for folder in folders]
-    members = CheckpointTeacher(folders).members
+    members = CheckpointTeacher(folders, compiled=compiled).members
     models = [member.model for member in members]
+    heights, widths = zip(*(member.preprocess.size for member in members), strict=True)
+    largest = (max(heights), max(widths))
     config = configure(GenerationConfig(**provenances[0].get("config", {}).get("generation", {})), given)
 
     @torch.inference_mode()
     def caption(images: Sequence[bytes]) -> list[Caption]:
-        memories = []
-        for member in members:
-            pixels = np.stack([preprocess(image, member.preprocess) for image in images])
-            memories.append(member.model.vision(torch.from_numpy(pixels)))
+        pictures = [read_image(image, target=largest) for image in images]
+        memories = [member.memory(pictures, "cpu") for member in members]
         searched = generate(ensemble_stepper(models, memories), len(images), bos=BOS, eos=EOS, config=config)
         best = [hypotheses[0] for hypotheses in searched]
         texts = members[0].tokenizer.decode_batch([list(hypothesis.tokens) for hypothesis in best])
