@@ -3,7 +3,7 @@
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -199,13 +199,19 @@ def compare_dual(
     our_texts, their_texts = (np.concatenate(each) for each in texts)
     near, near_texts = (ours * theirs).sum(axis=1), (our_texts * their_texts).sum(axis=1)
     owner = np.repeat(np.arange(len(pictures)), [len(picture.captions) for picture in pictures])
-    r10: tuple[float | None, float | None] = (None, None)
-    if len(owner):
-        pairs = ((ours, our_texts), (theirs, their_texts))
-        first_r10, second_r10 = (100 * retrieval_scores(*pair, owner).mean_r10 for pair in pairs)
-        r10 = first_r10, second_r10
-    cosines = (near.mean(), near.min(), near_texts.mean(), near_texts.min())
-    return DualParity(len(pictures), len(tokens), *map(float, cosines), *r10)
+    parity = DualParity(
+        len(pictures),
+        len(tokens),
+        float(near.mean()),
+        float(near.min()),
+        float(near_texts.mean()),
+        float(near_texts.min()),
+    )
+    if not len(owner):
+        return parity
+    before = retrieval_scores(ours, our_texts, owner).mean_r10
+    after = retrieval_scores(theirs, their_texts, owner).mean_r10
+    return replace(parity, r10_checkpoint=100 * before, r10_bundle=100 * after)
 
 
 def _sessions(vision: Path, text: Path, threads: int | None) -> tuple[EmbeddingSession, EmbeddingSession]:

@@ -217,7 +217,9 @@ def _attention(
     scores = op.MatMul(query, op.Transpose(key, perm=order))
     if attn_mask is not None:
         if attn_mask.dtype == onnx.TensorProto.BOOL:
-            attn_mask = op.Where(attn_mask, op.Constant(value_float=0.0), op.Constant(value_float=-1e9))
+            nothing: Any = op.Constant(value_float=0.0)
+            least: Any = op.Constant(value_float=-1e9)
+            attn_mask = op.Where(attn_mask, nothing, least)
         scores = op.Add(scores, attn_mask)
     return op.MatMul(op.Softmax(scores, axis=-1), value)
 
