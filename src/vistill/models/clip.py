@@ -23,6 +23,7 @@ from vistill.errors import BundleError, ConfigError
 from vistill.files import replacing
 from vistill.models.adopt import require_all_weights
 from vistill.models.clip_bpe import read_merges, tokenizer_of_merges
+from vistill.models.clip_tower import RESAMPLING, resize_of
 from vistill.models.dual import FIRST_SCALE, LARGEST_SCALE
 from vistill.models.torchvision_repair import repair_torchvision
 from vistill.runtime.image import Preprocess
@@ -33,7 +34,6 @@ FORMAT = 1
 SIDE = "vistill.json"
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training pictures
 STD = (0.26862954, 0.26130258, 0.27577711)
-RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
 
 @dataclass(frozen=True)
@@ -315,7 +315,7 @@ def _new_model(config: ClipConfig) -> Any:
 def _config_of(model: Any, images: dict[str, Any], repeats: tuple[int, int]) -> ClipConfig:
     """ClipConfig of a CLIPConfig and of the settings of an image processor."""
     text, image = model.text_config, model.vision_config
-    resize, size = _resize_of(images)
+    resize, size = resize_of(images)
     if size != image.image_size:
         raise ConfigError(f"its pictures are made {size} pixels wide, its model wants {image.image_size}")
     if text.hidden_act != image.hidden_act:
@@ -347,20 +347,6 @@ def _config_of(model: Any, images: dict[str, Any], repeats: tuple[int, int]) -> 
 def _stated(tower: Any) -> int:
     """Width inside the feed-forward; 0 where it is four times the tower's."""
     return 0 if tower.intermediate_size == 4 * tower.hidden_size else int(tower.intermediate_size)
-
-
-def _resize_of(images: dict[str, Any]) -> tuple[str, int]:
-    """(`crop` or `squash`, side in pixels) of an image processor; ConfigError for anything else."""
-    size, cut = images["size"], images.get("crop_size") or {}
-    cropped = images.get("do_center_crop", False)
-    if not all(images.get(name, True) for name in ("do_resize", "do_rescale", "do_normalize")):
-        raise ConfigError("its image processor leaves out resizing, rescaling or normalisation")
-    if not cropped and size.get("height") is not None and size["height"] == size.get("width"):
-        return "squash", int(size["height"])
-    edge = size.get("shortest_edge")
-    if cropped and edge is not None and edge == cut.get("height") == cut.get("width"):
-        return "crop", int(edge)
-    raise ConfigError(f"its image processor resizes to {size} and crops to {cut}; that is not supported")
 
 
 def _repeats(folder: Path) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from vistill.errors import BundleError
+from vistill.models.clip_tower import described
 from vistill.models.vision import tower_preprocess
 
 FORMAT = 1
@@ -17,6 +18,7 @@ FORMAT = 1
 
 def write_config(folder: Path, kind: str, model: Any, provenance: dict[str, Any]) -> None:
     """Write config.json: settings of a model (a dataclass with `vision`), its preprocessing, its origin."""
+    model = dataclasses.replace(model, vision=described(model.vision))
     config = {
         "format": FORMAT,
         "kind": kind,

