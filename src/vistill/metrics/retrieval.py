@@ -151,13 +151,13 @@ def retrieval_intervals(
     """
     scored = np.flatnonzero(ranks.image_to_text > 0)
     texts = np.bincount(owner, minlength=len(ranks.image_to_text))[scored].astype(np.float64)
-    ratios = {}
+    ratios: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
     for k in AT:
         hits = np.bincount(owner, ranks.text_to_image <= k, minlength=len(ranks.image_to_text))
-        ratios[f"text_to_image.r{k}"] = (hits[scored], texts)
+        ratios[f"text_to_image.r{k}"] = (hits[scored].astype(np.float64), texts)
     for k in AT:
-        hits = (ranks.image_to_text[scored] <= k).astype(np.float64)
-        ratios[f"image_to_text.r{k}"] = (hits, np.ones(len(scored)))
+        found = (ranks.image_to_text[scored] <= k).astype(np.float64)
+        ratios[f"image_to_text.r{k}"] = (found, np.ones(len(scored)))
     return ratio_intervals(ratios, samples, level, seed)
 
 
@@ -183,10 +183,10 @@ def _chance(size: int, shares: Mapping[int, float]) -> RankScores:
         later += share * np.cumprod(np.maximum(size - c - places, 0) / (size - places))
         mean += share * (size + 1) / (c + 1)
     found = 1 - later
-    at = [float(found[min(k, size) - 1]) for k in AT]
+    r1, r5, r10 = (float(found[min(k, size) - 1]) for k in AT)
     # A median of ranks lies between two of them where exactly half of the chance lies below.
     low, high = np.searchsorted(found, [0.5 - 1e-12, 0.5 + 1e-12]) + 1
-    return RankScores(*at, median=float(low + high) / 2, mean=mean)
+    return RankScores(r1, r5, r10, median=float(low + high) / 2, mean=mean)
 
 
 def _folds(pictures: int, owner: Ints, folds: int) -> list[tuple[slice, NDArray[np.bool_]]]:
