@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,6 +46,20 @@ def kill_and_compare(
         assert _run(make, target, out), point
         assert _contents(out) == expected, f"killed at {point} and {again} of {total}: other bytes"
     return total
+
+
+def run_and_kill(command: list[str], last: Path, checkpoints: int) -> bool:
+    """Kill a command once `last` has been written so many times; whether it was still going."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    seen, stamp = 0, last.stat().st_mtime_ns if last.exists() else 0
+    while process.poll() is None and seen < checkpoints:
+        now = last.stat().st_mtime_ns if last.exists() else 0
+        seen, stamp = seen + (now != stamp), now
+        time.sleep(0.002)
+    running = process.poll() is None
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    return running
 
 
 def _run(make: Callable[[Path], object], target: Path, out: Path, die_at: int | None = None) -> bool:

@@ -4,6 +4,8 @@ import pytest
 
 from vistill.cli.compose import compose_train, experiments
 from vistill.errors import ConfigError
+from vistill.models.clip import ClipConfig
+from vistill.train.dual import DualTrainConfig
 
 
 def test_defaults_groups_and_overrides() -> None:
@@ -44,6 +46,25 @@ def test_the_shipped_experiments_are_there() -> None:
 def test_wrong_words_are_named(word: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         compose_train([word])
+
+
+def test_tasks_have_settings_of_their_own() -> None:
+    """By a word, or by the experiment that names its task; a choice of another task is refused."""
+    config = compose_train(["task=dual", "model=dual-tiny", "towers=image", "objective.image.l1=0.5"])
+    assert isinstance(config, DualTrainConfig)
+    assert (config.towers, config.objective.image.l1) == ("image", 0.5)
+    assert (config.objective.contrastive, config.model.text.width, config.clip) == (1.0, 32, None)
+    config = compose_train(["experiment=clip-text-tower", "clip.text_width=64"])
+    assert isinstance(config, DualTrainConfig)
+    assert config.clip == ClipConfig(text_width=64)
+    assert config.objective.weights() == {"text_l1": 0.6, "text_cross_entropy": 0.35, "text_kl": 0.05}
+    with pytest.raises(ConfigError, match="known: student, tiny"):
+        compose_train(["task=dual", "clip.width=8"])
+    with pytest.raises(ConfigError, match="task=vqa"):
+        compose_train(["task=vqa"])
+    for words in (["model=dual"], ["towers=image"], ["task=dual", "objective=self-critical"]):
+        with pytest.raises(ConfigError):
+            compose_train(words)
 
 
 def test_settings_of_a_prefix_need_one() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vistill.errors import ConfigError
 from vistill.models.captioner import Captioner, CaptionerConfig
-from vistill.models.inherit import every_nth, inherit, stacks
+from vistill.models.inherit import every_nth, inherit, principal_table, stacks
 from vistill.models.language import Decoder, DecoderConfig
 from vistill.models.mapper import MapperConfig
 from vistill.models.torchvision_repair import repair_torchvision
@@ -138,3 +138,17 @@ def test_another_kind_of_model_and_bad_picks_are_refused() -> None:
             inherit(big, small, {"layers": wanted})
     with pytest.raises(ConfigError, match="4 layers cannot be taken of 2"):
         inherit(small, big)
+
+
+def test_a_narrow_table_keeps_who_is_alike() -> None:
+    torch.manual_seed(0)
+    wide = torch.randn(50, 3) @ torch.randn(3, 12) + 5  # three directions, and what all rows share
+    small = principal_table(wide, torch.randn(50, 4) * 0.02)
+    assert small.shape == (50, 4)
+    assert float(small.norm()) == pytest.approx(0.02 * 200**0.5, rel=0.3)
+    exact = "donot_use_mm_for_euclid_dist"
+    distances = [torch.cdist(table, table, compute_mode=exact) for table in (wide, small)]
+    torch.testing.assert_close(*(d / d.max() for d in distances), rtol=1e-3, atol=1e-4)
+    for other in (torch.zeros(49, 4), torch.zeros(50, 13)):
+        with pytest.raises(ConfigError, match="cannot start"):
+            principal_table(wide, other)

@@ -1,17 +1,15 @@
 """A run killed at any step and resumed ends with the weights of one that was never stopped."""
 
 import json
-import os
 import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tests.killing import run_and_kill
 from tests.tiny import build_data
 
 WORDS = (
@@ -47,20 +45,6 @@ def _run(command: list[str]) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def _run_and_kill(command: list[str], last: Path, checkpoints: int) -> bool:
-    """Kill with SIGKILL once `last` has been written so many times; whether the run was still going."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    seen, stamp = 0, last.stat().st_mtime_ns if last.exists() else 0
-    while process.poll() is None and seen < checkpoints:
-        now = last.stat().st_mtime_ns if last.exists() else 0
-        seen, stamp = seen + (now != stamp), now
-        time.sleep(0.002)
-    running = process.poll() is None
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    return running
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", list(OBJECTIVES))
 def test_killed_runs_end_like_whole_ones(tmp_path: Path, objective: str) -> None:
@@ -72,7 +56,7 @@ def test_killed_runs_end_like_whole_ones(tmp_path: Path, objective: str) -> None
     for _ in range(3):
         extra = ("--resume",) if resume else ()
         command = _command(tmp_path, "killed", *words, *extra)
-        kills += _run_and_kill(command, tmp_path / "killed" / "last.ckpt", draw.randint(2, 7))
+        kills += run_and_kill(command, tmp_path / "killed" / "last.ckpt", draw.randint(2, 7))
         resume = "yes"
     assert kills >= 2, "the run was over before it could be killed"
     _run(_command(tmp_path, "killed", *words, "--resume"))

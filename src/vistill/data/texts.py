@@ -124,6 +124,8 @@ def _of_json(path: Path) -> Iterator[str]:
             yield from (row["caption"] for row in raw["annotations"])
         elif isinstance(raw, dict) and "images" in raw:
             yield from (text["raw"] for row in raw["images"] for text in row["sentences"])
+        elif isinstance(raw, dict):
+            raise KeyError("annotations")
         else:
             yield from (row if isinstance(row, str) else row["caption"] for row in raw)
     except (KeyError, TypeError) as error:

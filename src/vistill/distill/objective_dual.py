@@ -180,7 +180,8 @@ class DualObjective:
 
     def __call__(self, model: AnyDual, batch: Batch) -> dict[str, Tensor]:
         """{name: unweighted loss} for the losses with a weight."""
-        config, out = self.config, {}
+        config = self.config
+        out: dict[str, Tensor] = {}
         numbers = torch.from_numpy(self.known.numbers(batch.items)).to(batch.tokens.device)  # [B, C]
         image = text = None
         if self.towers != "text" or config.pairs():
@@ -264,8 +265,8 @@ class DualObjective:
         if config.contrastive:
             rows = torch.tensor([item.row for item in items], device=image.device)
             owner = torch.where(numbers == NO_TEXT, NO_TEXT, rows.unsqueeze(1)).flatten()
-            gathered = map(gather, (image, text, rows, owner, numbers.flatten()))
-            out["contrastive"] = _contrastive(*gathered, 1 / scale)
+            everywhere = [gather(x) for x in (image, text, rows, owner, numbers.flatten())]
+            out["contrastive"] = _contrastive(*everywhere, temperature=1 / scale)
         if not (config.interactive or config.relational or config.feature):
             return out
         told = numbers[:, 0] != NO_TEXT  # pictures with a text; a pair is a picture with its first one
@@ -315,7 +316,7 @@ def _on_one_grid(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _contrastive(
-    image: Tensor, text: Tensor, rows: Tensor, owner: Tensor, numbers: Tensor, temperature: Tensor
+    image: Tensor, text: Tensor, rows: Tensor, owner: Tensor, numbers: Tensor, *, temperature: Tensor
 ) -> Tensor:
     """InfoNCE with every right text of a picture -> scalar.
 

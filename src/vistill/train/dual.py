@@ -187,6 +187,11 @@ def _new_dual(
     model = DualEncoder(start, pretrained=image is None)
     if config.piece_vectors:
         table = encoder.model.get_input_embeddings().weight
+        if table.shape[1] < start.text.width:
+            raise ConfigError(
+                f"model.text.width={start.text.width}: the pieces' vectors have width {table.shape[1]} only; "
+                "set piece_vectors=false"
+            )
         rows = slice(OFFSET, OFFSET + len(table))
         with torch.no_grad():
             model.text.embed.weight[rows] = principal_table(table, model.text.embed.weight[rows])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from vistill.data.collate import Item
+from vistill.data.collate import Item, PixelSource
 from vistill.data.dataset import open_split, split_names
 from vistill.data.pairs import PairRows, SpeltTexts, TextRows, unseen
 from vistill.data.texts import clean, with_mirrored
@@ -80,7 +80,8 @@ class DualData(RowsData):
         """Set the rows. `pictures`: the losses look at pictures; `dev_pictures`: scoring does."""
         config, seed = self.config, self.seed
         self.spelt = SpeltTexts(tokenizer, model.context)
-        train = dev = unseen
+        train: PixelSource = unseen
+        dev: PixelSource = unseen
         if pictures or dev_pictures:
             tables = self.train_table, self.dev_table
             if frozen and isinstance(model, ClipDual):

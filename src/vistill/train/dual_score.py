@@ -57,7 +57,7 @@ class DualScore:
         """In hundredths: recall as `text_to_image_r1`, its mean `r10`; `spearman`, `cosine` of the copy."""
         images = [image for image, _ in predictions.values()]
         texts = [text for _, text in predictions.values()]
-        out = {}
+        out: dict[str, float] = {}
         own_text = None if texts[0] is None else np.concatenate(texts)
         if self.copied:
             assert own_text is not None
