@@ -1,8 +1,8 @@
 """Words of the command line to the settings of a task: the only file that knows Hydra.
 
-The frozen dataclasses are the truth; Hydra parses, checks types and composes. `task=NAME` is caption or dual.
-Groups are `datamodule, model, prefix, clip, objective, trainer, logger`; `experiment=NAME` is a file in
-`vistill/conf` that may name its task.
+The frozen dataclasses are the truth; Hydra parses, checks types and composes. `task=NAME` is caption, answer
+or dual. Groups are `datamodule, model, prefix, clip, objective, trainer, logger`; `experiment=NAME` is a file
+in `vistill/conf` that may name its task.
 """
 
 import dataclasses
@@ -27,6 +27,7 @@ from vistill.models.language import DecoderConfig
 from vistill.models.mapper import MapperConfig
 from vistill.models.prefix import LanguageConfig, PrefixConfig
 from vistill.models.vision import VisionConfig
+from vistill.train.answer import AnswerTrainConfig
 from vistill.train.caption import TrainConfig
 from vistill.train.datamodule import DataConfig
 from vistill.train.dual import DualTrainConfig
@@ -36,6 +37,8 @@ from vistill.train.run import LoggerConfig, TrainerConfig
 GROUPS: dict[str, dict[str, Any]] = {
     "datamodule": {
         "flickr8k": DataConfig(path="built/flickr8k"),
+        "flickr8k-questions": DataConfig(path="built/flickr8k-questions", captions=4),
+        "daquar": DataConfig(path="built/daquar", captions=8),
         "flickr8k-pairs": DataConfig(path="built/flickr8k", batch_size=128, captions=1),
         "texts": DataConfig(path="", batch_size=256),
     },
@@ -90,12 +93,17 @@ OPTIONAL = ("prefix", "clip")
 """Groups of which nothing is chosen at first: each replaces `model` where it is."""
 DEFAULTS = {
     "caption": {"datamodule": "flickr8k", "model": "captioner", "objective": "cross-entropy"},
+    "answer": {"datamodule": "flickr8k-questions", "model": "captioner", "objective": "cross-entropy"},
     "dual": {"datamodule": "flickr8k-pairs", "model": "dual", "objective": "contrastive"},
 }
 """{task: {group: choice}}"""
 COMMON = {"trainer": "cpu", "logger": "tensorboard"}
-AnyTrainConfig = TrainConfig | DualTrainConfig
-TASKS: dict[str, type[AnyTrainConfig]] = {"caption": TrainConfig, "dual": DualTrainConfig}
+AnyTrainConfig = TrainConfig | AnswerTrainConfig | DualTrainConfig
+TASKS: dict[str, type[AnyTrainConfig]] = {
+    "caption": TrainConfig,
+    "answer": AnswerTrainConfig,
+    "dual": DualTrainConfig,
+}
 
 
 def experiments() -> list[str]:
@@ -139,7 +147,8 @@ def _task(words: Sequence[str]) -> str:
                 f"experiment={name}: there is no such experiment; known: {', '.join(experiments())}"
             )
         text = (files("vistill.conf") / "experiment" / f"{name}.yaml").read_text(encoding="utf-8")
-        task = OmegaConf.create(text).get("task", task)
+        found = OmegaConf.create(text)
+        task = OmegaConf.select(found, "task", default=task)
     for word in words:
         task = word.removeprefix("task=") if word.startswith("task=") else task
     if task not in TASKS:
@@ -174,7 +183,8 @@ def _writable(settings: Any) -> dict[str, Any]:
 def _to_dataclass(composed: Any, kind: type[AnyTrainConfig]) -> AnyTrainConfig:
     """Check names and types against the dataclasses, whose own checks then see the values."""
     chosen = {"prefix": PrefixConfig(), "clip": ClipConfig()}  # of None they would make read-only nodes
-    schema = OmegaConf.structured(kind(**{name: chosen[name] for name in OPTIONAL if composed.get(name)}))
+    there: dict[str, Any] = {name: chosen[name] for name in OPTIONAL if composed.get(name)}
+    schema = OmegaConf.structured(kind(**there))
     _unlock(schema)
     told = OmegaConf.masked_copy(composed, [key for key in composed if key != "task"])
     config: Any = OmegaConf.to_object(OmegaConf.merge(schema, told))

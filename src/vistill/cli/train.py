@@ -1,4 +1,4 @@
-"""`vistill train`: train a captioner or a dual encoder."""
+"""`vistill train`: train a captioner, an answerer or a dual encoder."""
 
 from typing import Annotated
 
@@ -26,11 +26,13 @@ def train(
 
         typer.echo(OmegaConf.to_yaml(OmegaConf.structured(config)))
         return
-    from vistill.train import caption, dual
+    from vistill.train import answer, caption, dual
     from vistill.train.callbacks import BEST
 
     if isinstance(config, dual.DualTrainConfig):
         folder = dual.train(config, resume=resume)
+    elif isinstance(config, answer.AnswerTrainConfig):
+        folder = answer.train(config, resume=resume)
     else:
         folder = caption.train(config, resume=resume)
     typer.echo(folder / BEST)

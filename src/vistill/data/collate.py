@@ -28,7 +28,8 @@ class Batch:
 
     keys: B names; pixels: float32 [B, 3, H, W], or the output [B, ...] of the first `start` stages of the
     tower; tokens: int64 [B, C, T], `<bos> ... <eos>` and padding; C captions a picture. `items` says what was
-    shown: the row, view and captions of each picture, by which a teacher's answers are found.
+    shown: the row, view and captions of each picture, by which a teacher's answers are found. prompt: int64
+    [B, C], how many tokens of each text are given and not to be learned; None for captions.
     """
 
     keys: tuple[str, ...]
@@ -36,10 +37,22 @@ class Batch:
     start: int
     tokens: Tensor
     items: tuple["Item", ...] = ()
+    prompt: Tensor | None = None
+
+    @property
+    def targets(self) -> Tensor:
+        """int64 [B, C, T - 1]: the token to learn at each position but the last; prompts are padding."""
+        following = self.tokens[..., 1:]
+        if self.prompt is None:
+            return following
+        place = torch.arange(1, self.tokens.shape[-1], device=self.tokens.device)
+        return following.masked_fill(place < self.prompt.unsqueeze(-1), PAD)
 
     def to(self, device: torch.device, **kwargs: Any) -> "Batch":
         """The batch with its tensors on `device`."""
-        return replace(self, pixels=self.pixels.to(device, **kwargs), tokens=self.tokens.to(device, **kwargs))
+        prompt = None if self.prompt is None else self.prompt.to(device, **kwargs)
+        pixels, tokens = self.pixels.to(device, **kwargs), self.tokens.to(device, **kwargs)
+        return replace(self, pixels=pixels, tokens=tokens, prompt=prompt)
 
 
 FRESH = -1  # a view drawn anew, which nothing is kept of
@@ -56,7 +69,10 @@ class View:
 
 @dataclass(frozen=True)
 class Item:
-    """A picture as one step shows it: row and view in the split, and which of its captions, as token ids."""
+    """A picture as one step shows it: row and view in the split, and which of its captions, as token ids.
+
+    prompts: how many ids of each text are a question; empty for captions.
+    """
 
     key: str
     row: int
@@ -64,6 +80,7 @@ class Item:
     mirrored: bool
     shown: tuple[int, ...]
     texts: tuple[list[int], ...]
+    prompts: tuple[int, ...] = ()
 
 
 PixelSource = Callable[[int, int], View]
@@ -192,7 +209,10 @@ def collate(rows: Sequence[tuple[Item, NDArray[Any]]], start: int) -> Batch:
     items = tuple(item for item, _ in rows)
     tokens = pad_texts([item.texts for item in items])
     pixels = torch.from_numpy(np.stack([pixels for _, pixels in rows])).float()
-    return Batch(tuple(item.key for item in items), pixels, start, tokens, items)
+    prompt = None
+    if any(item.prompts for item in items):
+        prompt = torch.tensor(pad([item.prompts for item in items]), dtype=torch.int64)
+    return Batch(tuple(item.key for item in items), pixels, start, tokens, items, prompt)
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):

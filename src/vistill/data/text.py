@@ -34,9 +34,12 @@ def normalise(caption: str) -> str:
     return " ".join(tokenize(caption))
 
 
-def train_tokenizer(captions: Iterable[str], config: TokenizerConfig) -> Tokenizer:
-    """A tokenizer over normalised captions with `<pad> <bos> <eos> <unk>` as ids 0 to 3."""
-    texts = (normalise(caption) for caption in captions)
+def train_tokenizer(captions: Iterable[str], config: TokenizerConfig, *, ready: bool = False) -> Tokenizer:
+    """A tokenizer over normalised captions with `<pad> <bos> <eos> <unk>` as ids 0 to 3.
+
+    ready: the texts are tokens with blanks between them already.
+    """
+    texts = captions if ready else (normalise(caption) for caption in captions)
     settings: dict[str, Any] = {
         "vocab_size": config.vocab_size,
         "min_frequency": config.min_count,

@@ -11,13 +11,14 @@ stopped build goes on with the first missing view.
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from datasets import Dataset as Table
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
@@ -91,18 +92,22 @@ def build_views(
     stages: int,
     views: dict[str, int],
     seed: int,
+    tables: Mapping[str, Table] | None = None,
 ) -> Views:
     """Run the first `stages` stages of `tower` over each split and keep what comes out.
 
-    `views` maps a split to its number of views; view 0 is the clean picture. Views that are there already
-    stay. Raises DataError if `folder` holds features of another tower, preprocessing or augmentation.
+    `views` maps a split to its number of views; view 0 is the clean picture. `tables`: the rows of each split
+    to take, where questions share pictures; else all of them. Views that are there already stay. Raises
+    DataError if `folder` holds features of another tower, preprocessing or augmentation.
     """
+    if tables is None:
+        tables = {split: open_split(data, split) for split in views}
     folder.mkdir(parents=True, exist_ok=True)
     trunk = {name: tensor for name, tensor in tower.state_dict().items() if _in_trunk(tower, name, stages)}
     key = ViewsKey(weights_hash(trunk), preprocess.hash(), asdict(spec), stages, seed)
     _check_or_write_key(folder, key)
     for split in views:
-        _check_or_write_rows(folder, data, split)
+        _check_or_write_rows(folder, data, split, tables[split])
     todo = [
         (split, view)
         for split, n in views.items()
@@ -118,11 +123,11 @@ def build_views(
             TextColumn("{task.fields[view]}"),
         )
         with Progress(*columns, console=Console(stderr=True)) as progress:
-            total = sum(len(open_split(data, split)) for split, _ in todo)
+            total = sum(len(tables[split]) for split, _ in todo)
             task = progress.add_task("features of the frozen stages", total=total, view="")
             for split, view in todo:
                 progress.update(task, view=f"{split} view {view}")
-                for done in _build_one(folder, data, split, view, run, preprocess, spec, seed):
+                for done in _build_one(folder, tables[split], split, view, run, preprocess, spec, seed):
                     progress.advance(task, done)
     counts = {**_stored_counts(folder), **views}
     write_json(folder / "manifest.json", {"format": FORMAT, "key": asdict(key), "views": counts})
@@ -131,7 +136,7 @@ def build_views(
 
 def _build_one(
     folder: Path,
-    data: Path,
+    rows: Table,
     split: str,
     view: int,
     run: Run,
@@ -139,8 +144,6 @@ def _build_one(
     spec: AugmentSpec,
     seed: int,
 ) -> Iterator[int]:
-    rows = open_split(data, split)
-
     def load(index: int) -> tuple[NDArray[np.float32], bool]:
         row = rows[index]
         image, mirrored = draw_view(row["image"], row["key"], view, spec, seed)
@@ -160,7 +163,7 @@ def _build_one(
             flipped[start : start + len(loaded)] = [mirrored for _, mirrored in loaded]
             yield len(loaded)
     if out is None:
-        raise DataError(f"{data}: split {split!r} is empty, so there is nothing to keep features of")
+        raise DataError(f"{folder}: split {split!r} is empty, so there is nothing to keep features of")
     out.flush()
     np.save(_path(folder, split, view, ".flipped"), flipped)
     os.replace(temporary, _path(folder, split, view))
@@ -190,8 +193,8 @@ def _check_or_write_key(folder: Path, key: ViewsKey) -> None:
         )
 
 
-def _check_or_write_rows(folder: Path, data: Path, split: str) -> None:
-    rows = hashlib.sha256("\n".join(open_split(data, split)["key"]).encode()).hexdigest()
+def _check_or_write_rows(folder: Path, data: Path, split: str, table: Table) -> None:
+    rows = hashlib.sha256("\n".join(table["key"]).encode()).hexdigest()
     path = folder / f"{split}.rows"
     if not path.is_file():
         path.write_text(rows)

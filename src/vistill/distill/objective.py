@@ -179,10 +179,10 @@ class CaptionObjective:
             of_gold = model.decoder(batch.tokens[..., :-1], cross)
         if self.config.cross_entropy:
             assert of_gold is not None
-            out["cross_entropy"] = cross_entropy(of_gold, batch.tokens[..., 1:], self.config.label_smoothing)
+            out["cross_entropy"] = cross_entropy(of_gold, batch.targets, self.config.label_smoothing)
         if self.config.bag_of_words:
             words = nn.functional.linear(memory[told].mean(1), model.decoder.embed.weight)
-            shares = word_shares(batch.tokens, words.shape[-1])
+            shares = word_shares(batch.targets, words.shape[-1])
             out["bag_of_words"] = bag_of_words(words + model.word_bias, shares[told])
         if samples is not None:
             tokens, rewards = samples

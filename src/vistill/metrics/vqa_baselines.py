@@ -48,6 +48,12 @@ class Asked:
         """Accuracy of a label: the rule of the VQA challenge among people, else 1 for equal answers."""
         return answer_accuracy(label, self.answers) if self.people else float(label == self.label)
 
+    def accuracy(self, answer: str) -> float:
+        """Accuracy of an answer as a model writes it, its parts in the order in which they were learned."""
+        if self.people:
+            return answer_accuracy(answer, self.answers)
+        return float(normalise(answer) == normalise(", ".join(self.answers)))
+
 
 @dataclass(frozen=True)
 class BlindScores:

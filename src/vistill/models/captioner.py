@@ -51,10 +51,10 @@ class Captioner(nn.Module):
         return logits
 
     def step(
-        self, tokens: Tensor, cross: list[KeyValue], past: list[KeyValue]
+        self, tokens: Tensor, cross: list[KeyValue], past: list[KeyValue], offset: Tensor | None = None
     ) -> tuple[Tensor, list[KeyValue]]:
         """One decoding step, `Decoder.step` with the tokens masked that a caption never holds."""
-        logits, present = self.decoder.step(tokens, cross, past)
+        logits, present = self.decoder.step(tokens, cross, past, offset)
         forbidden = torch.zeros(logits.shape[-1], device=logits.device)
         forbidden[list(NEVER_GENERATED)] = -1e9
         return logits + forbidden, present

@@ -1,4 +1,7 @@
-"""A checkpoint folder: config.json, model.safetensors, tokenizer.json and, once scored, metrics.json."""
+"""A checkpoint folder: config.json, model.safetensors, tokenizer.json and, once scored, metrics.json.
+
+A captioner and an answerer are the same network; the answerer's tokenizer has the mark `<ask>`.
+"""
 
 import hashlib
 from pathlib import Path
@@ -16,8 +19,10 @@ from vistill.models.language import DecoderConfig
 from vistill.models.mapper import MapperConfig
 from vistill.models.vision import VisionConfig
 from vistill.runtime.image import Preprocess
+from vistill.runtime.prompts import ask_mark
 
 KIND = "captioner"
+ANSWERER = "answerer"
 
 
 def save_captioner(folder: Path, model: Captioner, tokenizer: Tokenizer, provenance: dict[str, Any]) -> None:
@@ -25,25 +30,53 @@ def save_captioner(folder: Path, model: Captioner, tokenizer: Tokenizer, provena
 
     `provenance` says where the model comes from (data, settings, git revision) and is kept as it is.
     """
+    _save(folder, KIND, model, tokenizer, provenance)
+
+
+def save_answerer(folder: Path, model: Captioner, tokenizer: Tokenizer, provenance: dict[str, Any]) -> None:
+    """As `save_captioner`, for a model that reads a question first. Raises ConfigError without `<ask>`."""
+    ask_mark(tokenizer)
+    _save(folder, ANSWERER, model, tokenizer, provenance)
+
+
+def _save(
+    folder: Path, kind: str, model: Captioner, tokenizer: Tokenizer, provenance: dict[str, Any]
+) -> None:
     with replacing(folder) as temporary:
-        write_config(temporary, KIND, model.config, provenance)
+        write_config(temporary, kind, model.config, provenance)
         weights = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
         save_file(weights, temporary / "model.safetensors")
         tokenizer.save(str(temporary / "tokenizer.json"))
 
 
-def load_captioner(folder: Path | str) -> tuple[Captioner, Tokenizer, CaptionerConfig, Preprocess]:
+Loaded = tuple[Captioner, Tokenizer, CaptionerConfig, Preprocess]
+
+
+def load_captioner(folder: Path | str) -> Loaded:
     """Read a checkpoint folder; the model comes in evaluation mode on the CPU.
 
     Raises BundleError, naming the file, if something is missing, broken or of another format.
     """
-    folder = Path(folder)
-    raw = read_config(folder, KIND)
+    return _load(Path(folder), KIND)
+
+
+def load_answerer(folder: Path | str) -> Loaded:
+    """As `load_captioner`, for a model that reads a question first."""
+    return _load(Path(folder), ANSWERER)
+
+
+def load_text_model(folder: Path | str) -> Loaded:
+    """As `load_captioner`, for a captioner or an answerer."""
+    return _load(Path(folder), KIND, ANSWERER)
+
+
+def _load(folder: Path, *kinds: str) -> Loaded:
+    raw = read_config(folder, *kinds)
     try:
         config = config_from_dict(raw["model"])
         preprocess = Preprocess.from_dict(raw["preprocess"])
     except (KeyError, TypeError, ConfigError) as error:
-        raise BundleError(f"{folder / 'config.json'}: {error!r} does not describe a captioner") from error
+        raise BundleError(f"{folder / 'config.json'}: {error!r} does not describe a {kinds[0]}") from error
     model = Captioner(config)
     load_weights(model, folder)
     tokenizer_file = folder / "tokenizer.json"

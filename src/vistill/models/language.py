@@ -17,6 +17,8 @@ from vistill.errors import ConfigError
 
 KeyValue = tuple[Tensor, Tensor]
 
+_NEVER = -1e9  # and not -inf: rows of padding see nothing at all, and must not become nan
+
 
 @dataclass(frozen=True)
 class DecoderConfig:
@@ -76,16 +78,40 @@ class Decoder(nn.Module):
         return F.linear(self.norm(x), self.embed.weight)
 
     def step(
-        self, tokens: Tensor, cross: list[KeyValue], past: list[KeyValue]
+        self, tokens: Tensor, cross: list[KeyValue], past: list[KeyValue], offset: Tensor | None = None
     ) -> tuple[Tensor, list[KeyValue]]:
-        """One position: tokens [B, C] and past (key, value) [B, C, h, T, d] -> logits [B, C, V], new past."""
-        position = torch.full_like(tokens, past[0][0].shape[3])
+        """One position: tokens [B, C] and past (key, value) [B, C, h, T, d] -> logits [B, C, V], new past.
+
+        offset: int64 [B], how many of the past positions are padding on the left, as `prefill` had it.
+        """
+        length = past[0][0].shape[3]
+        position, mask = torch.full_like(tokens, length), None
+        if offset is not None:
+            position = position - offset.unsqueeze(1)
+            mask = _unseen(offset, length + 1)
         x = (self.embed(tokens) + self.position(position)).unsqueeze(2)  # [B, C, 1, D]
         present = []
         for layer, kv, before in zip(self.layers, cross, past, strict=True):
-            x, now = layer(x, kv, before)
+            x, now = layer(x, kv, before, mask)
             present.append(now)
         return F.linear(self.norm(x.squeeze(2)), self.embed.weight), present
+
+    def prefill(self, tokens: Tensor, cross: list[KeyValue], offset: Tensor) -> list[KeyValue]:
+        """The past after the first T tokens of a text: tokens [B, T] -> (key, value) [B, 1, h, T, d].
+
+        Each row begins with offset [B] tokens of padding, which no later step attends to.
+        """
+        length = tokens.shape[1]
+        place = torch.arange(length, device=tokens.device)
+        position = (place - offset.unsqueeze(1)).clamp_min(0)  # [B, T]
+        later = (place > place.unsqueeze(1)).to(self.embed.weight.dtype) * _NEVER  # [T, T]
+        mask = later + _unseen(offset, length)  # [B, 1, 1, T, T]
+        x = (self.embed(tokens) + self.position(position)).unsqueeze(1)  # [B, 1, T, D]
+        past = []
+        for layer, kv in zip(self.layers, cross, strict=True):
+            x, now = layer(x, kv, None, mask)
+            past.append(now)
+        return past
 
     def empty_past(self, batch: int, captions: int = 1) -> list[KeyValue]:
         """The past before the first step: tensors of length T = 0."""
@@ -107,15 +133,20 @@ class DecoderLayer(nn.Module):
         self.feed = FeedForward(config.width)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, cross: KeyValue, past: KeyValue | None) -> tuple[Tensor, KeyValue]:
-        mixed, present = self.attention(self.norm_1(x), past)
+    def forward(
+        self, x: Tensor, cross: KeyValue, past: KeyValue | None, mask: Tensor | None = None
+    ) -> tuple[Tensor, KeyValue]:
+        mixed, present = self.attention(self.norm_1(x), past, mask)
         x = x + self.dropout(mixed)
         x = x + self.dropout(self.cross(self.norm_cross(x), cross))
         return x + self.dropout(self.feed(self.norm_2(x))), present
 
 
 class SelfAttention(nn.Module):
-    """Causal attention of each caption over its own tokens; x [B, C, T, D]."""
+    """Causal attention of each caption over its own tokens; x [B, C, T, D].
+
+    mask [B, 1, 1, 1 or T, keys], if given, is added to the scores; without a past it has to be causal itself.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -123,14 +154,15 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, past: KeyValue | None) -> tuple[Tensor, KeyValue]:
+    def forward(
+        self, x: Tensor, past: KeyValue | None, mask: Tensor | None = None
+    ) -> tuple[Tensor, KeyValue]:
         b, c, t, d = x.shape
         q, k, v = self.qkv(x).view(b, c, t, 3, self.heads, d // self.heads).permute(3, 0, 1, 4, 2, 5)
-        if past is None:
-            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        else:  # one new position, which may see everything before it
+        if past is not None:  # one new position, which may see everything before it
             k, v = torch.cat((past[0], k), dim=3), torch.cat((past[1], v), dim=3)
-            mixed = F.scaled_dot_product_attention(q, k, v)
+        implied = past is None and mask is None
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=implied)
         return self.out(mixed.transpose(2, 3).reshape(b, c, t, d)), (k, v)
 
 
@@ -169,6 +201,12 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.out(F.gelu(self.into(x), approximate="tanh"))
         return out
+
+
+def _unseen(offset: Tensor, keys: int) -> Tensor:
+    """offset [B] -> float [B, 1, 1, 1, keys], to be added to scores: padding on the left is never seen."""
+    filled = torch.arange(keys, device=offset.device) < offset.unsqueeze(1)
+    return (filled * _NEVER)[:, None, None, None]
 
 
 def _init_gpt2(module: nn.Module) -> None:

@@ -39,7 +39,7 @@ class DataConfig:
     """Which data set, and how it is shown."""
 
     path: str = "built/flickr8k"
-    """Folder that `vistill data build` wrote."""
+    """Folder that `vistill data build` wrote; questions may come from several, as `a+b`."""
     train_split: str = "train"
     """Split to learn from, or several as `train+extra`; those without captions need a teacher's."""
     dev_split: str = "dev"
@@ -74,6 +74,11 @@ class DataConfig:
     def train_splits(self) -> list[str]:
         """The splits that `train_split` names."""
         return self.train_split.split("+")
+
+    def folders(self) -> list[Path]:
+        """The folders that `path` names; none if it is empty."""
+        whole = [self.path] if self.path else []
+        return [Path(name) for name in (whole if Path(self.path).exists() else self.path.split("+"))]
 
 
 class RowsData(L.LightningDataModule):
@@ -120,7 +125,8 @@ class RowsData(L.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[tuple[Item, NDArray[Any]]]:
         batches = EpochBatches(len(self.dev_rows), self.config.batch_size, shuffle=False, seed=self.seed)
-        return DataLoader(self.dev_rows, batch_sampler=batches, collate_fn=partial(collate, start=self.start))
+        rows: Any = self.dev_rows  # a loader asks for no more than the two calls of Rows
+        return DataLoader(rows, batch_sampler=batches, collate_fn=partial(collate, start=self.start))
 
 
 class CaptionData(RowsData):

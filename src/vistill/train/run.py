@@ -162,17 +162,20 @@ def provenance(config: RunConfig, **reached: Any) -> dict[str, Any]:
         init_from=f"{start.parent.name}/{start.name}" if config.init_from else "",
         datamodule=dataclasses.replace(
             data,
-            path=Path(data.path).name,
+            path="+".join(folder.name for folder in data.folders()),
             cache=Path(data.cache).name,
             teacher=Path(data.teacher).name,
         ),
         **reached,
     )
-    splits = read_report(Path(data.path))["splits"] if data.path else {}
-    fingerprints = {name: split["fingerprint"] for name, split in splits.items()}
+    fingerprints = {}
+    for folder in data.folders():
+        before = f"{folder.name}/" if len(data.folders()) > 1 else ""
+        for name, split in read_report(folder)["splits"].items():
+            fingerprints[before + name] = split["fingerprint"]
     return {
         "config": _plain(named),
-        "data": {"name": Path(data.path).name, "fingerprints": fingerprints},
+        "data": {"name": named.datamodule.path, "fingerprints": fingerprints},
         "git": git_revision(),
         "environment": environment(),
     }

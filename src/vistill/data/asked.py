@@ -1,0 +1,185 @@
+"""Questions of a built data set, picture by picture, and their tokenizer.
+
+A row of the data set is a question; a picture that several rows share is one row here, with all its
+questions: its features are kept once and its tower runs once.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset as Table
+from numpy.typing import NDArray
+from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
+
+from vistill.data.collate import Item, PixelSource
+from vistill.data.dataset import open_split
+from vistill.data.text import TokenizerConfig, train_tokenizer
+from vistill.errors import ConfigError, DataError
+from vistill.metrics.vqa_baselines import PEOPLE, Asked
+from vistill.models.tokens import EOS
+from vistill.runtime.prompts import ASK, prompt_ids
+
+# Words, parts of contractions as the Penn treebank splits them, and the comma between answers; else nothing.
+_TOKEN = r"\w+?(?=n't\b)|n't\b|'(?:s|re|ve|ll|d|m)\b|\w+(?:[-.]\w+)*|,"
+_SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class AskedPictures:
+    """A split: `table` has one row for each distinct picture, `keys` and `asked` its questions."""
+
+    folder: Path
+    split: str
+    table: Table
+    keys: list[list[str]]
+    asked: list[list[Asked]]
+
+
+def open_asked(folder: Path, split: str) -> AskedPictures:
+    """The questions with answers of a split, by picture. Raises DataError if there is none."""
+    table = open_split(folder, split)
+    pairs = list(zip(table["question"][:], table["answers"][:], strict=True))
+    told = [bool(question and answers) for question, answers in pairs]
+    if not any(told):
+        raise DataError(f"{folder}: split {split} has no questions with answers")
+    # a question of DAQUAR has one answer, perhaps in parts; one of VQA v2 has those of ten people
+    people = all(len(answers) >= PEOPLE for (_, answers), has in zip(pairs, told, strict=True) if has)
+    keys = table["key"][:]
+    places = [[row for row in rows if told[row]] for rows in rows_by_picture(table)]
+    places = [rows for rows in places if rows]
+    return AskedPictures(
+        folder,
+        split,
+        table.select([rows[0] for rows in places]),
+        [[keys[row] for row in rows] for rows in places],
+        [[Asked(pairs[row][0], tuple(pairs[row][1]), people) for row in rows] for rows in places],
+    )
+
+
+def rows_by_picture(table: Table) -> list[list[int]]:
+    """The rows of each distinct picture of a whole split, in order; pictures are told by their bytes."""
+    found: dict[bytes, list[int]] = {}
+    row = 0
+    for chunk in table.data.column("image").chunks:
+        for value in chunk:
+            digest = hashlib.blake2b(value.as_buffer(), digest_size=16).digest()
+            found.setdefault(digest, []).append(row)
+            row += 1
+    return list(found.values())
+
+
+def spoken(asked: Asked, draw: np.random.Generator | None = None) -> str:
+    """The answer to learn, as it is written: of many people's one at random, else all parts by ", "."""
+    if asked.people and draw is not None:
+        return asked.answers[int(draw.integers(len(asked.answers)))]
+    return asked.label if asked.people else ", ".join(asked.answers)
+
+
+def answer_tokenizer(
+    texts: Iterable[str], config: TokenizerConfig, start: Tokenizer | None = None
+) -> Tokenizer:
+    """A tokenizer of questions and answers as people write them.
+
+    Trained on `texts`, or `start` (that of a captioner) with its ids as they are, `<ask>` and, if it keeps
+    whole words, the words of `texts` that are frequent enough appended.
+    """
+    normaliser = normalizers.Sequence(
+        [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace("\u2019", "'")]
+    )
+    parts = pre_tokenizers.Split(Regex(_TOKEN), "removed", invert=True)
+
+    def plain(text: str) -> str:
+        return " ".join(part for part, _ in parts.pre_tokenize_str(normaliser.normalize_str(text)))
+
+    own = train_tokenizer((plain(text) for text in texts), config, ready=True)
+    tokenizer = _with_words(start or own, sorted(own.get_vocab().items(), key=lambda pair: pair[1]))
+    tokenizer.normalizer = normaliser
+    tokenizer.pre_tokenizer = parts
+    tokenizer.add_special_tokens([ASK])
+    return tokenizer
+
+
+def _with_words(start: Tokenizer, words: Sequence[tuple[str, int]]) -> Tokenizer:
+    """`start` with those of (word, rank) that it lacks behind its own, then `<ask>`; pieces stay."""
+    raw: dict[str, Any] = json.loads(start.to_str())
+    if raw["model"]["type"] == "WordLevel":
+        known = start.get_vocab()
+        new = [word for word, _ in (*words, (ASK, 0)) if word not in known]
+        following = max(known.values()) + 1
+        # in the model itself: the id of a token beside it would move when words are added once more
+        raw["model"]["vocab"] = {**known, **{word: following + n for n, word in enumerate(new)}}
+    return Tokenizer.from_str(json.dumps(raw))
+
+
+class QuestionRows:
+    """Pictures with questions; item (epoch, row) is the same however and whenever it is asked for.
+
+    In training each picture shows one view and at most `questions` of its questions, drawn by (seed, epoch,
+    row); with `questions=0` all of them, in order (validation). A text is a prompt of at most `longest` ids,
+    then at most `longest_answer` of the answer with its end mark.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[str],
+        asked: Sequence[Sequence[Asked]],
+        pixels: PixelSource,
+        tokenizer: Tokenizer,
+        *,
+        questions: int,
+        longest: int,
+        longest_answer: int,
+        seed: int,
+    ) -> None:
+        self.keys = keys
+        self.asked = asked
+        self.pixels = pixels
+        self.tokenizer = tokenizer
+        self.questions = questions
+        self.longest = longest
+        self.longest_answer = longest_answer
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: tuple[int, int]) -> tuple[Item, NDArray[Any]]:
+        epoch, row = index
+        draw = np.random.default_rng((self.seed, epoch, row))
+        view = self.pixels(row, int(draw.integers(2**31)))
+        shown = list(range(len(self.asked[row])))
+        if self.questions:
+            shown = [int(i) for i in draw.permutation(len(shown))][: self.questions]
+        texts, prompts = [], []
+        for place in shown:
+            asked = self.asked[row][place]
+            question, answer = asked.question, spoken(asked, draw if self.questions else None)
+            if view.mirrored:
+                question, answer = mirror_sides(question), mirror_sides(answer)
+            prompt = prompt_ids(self.tokenizer, question, self.longest)
+            ids = self.tokenizer.encode(answer, add_special_tokens=False).ids[: self.longest_answer - 1]
+            texts.append([*prompt, *ids, EOS])
+            prompts.append(len(prompt))
+        item = Item(
+            self.keys[row], row, view.number, view.mirrored, tuple(shown), tuple(texts), tuple(prompts)
+        )
+        return item, view.pixels
+
+
+def mirror_sides(text: str) -> str:
+    """Swap `left` and `right`, for a question about a mirrored picture."""
+    return _SIDE.sub(lambda found: "right" if found[0].lower() == "left" else "left", text)
+
+
+def unique_keys(parts: Sequence[AskedPictures]) -> None:
+    """Raise ConfigError if two questions of these splits have one key: answers could not be told apart."""
+    keys = [key for part in parts for keys in part.keys for key in keys]
+    if len(set(keys)) < len(keys):
+        folders = " and ".join(sorted({str(part.folder) for part in parts}))
+        raise ConfigError(f"{folders} have questions with the same key: score them one by one")

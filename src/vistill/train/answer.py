@@ -1,0 +1,159 @@
+"""The answer task: a captioner that reads a question first, its data, its objective, and its scores."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+
+from vistill.data.collate import Batch
+from vistill.distill.objective import CaptionObjective, ObjectiveConfig
+from vistill.errors import ConfigError
+from vistill.metrics.vqa_baselines import Asked, question_kind
+from vistill.models.answerer import PromptedStepper, grow_vocabulary, of_questions
+from vistill.models.captioner import Captioner, CaptionerConfig
+from vistill.models.checkpoint import load_text_model, save_answerer
+from vistill.models.tokens import EOS
+from vistill.models.vision import tower_preprocess
+from vistill.runtime.decode import GenerationConfig, generate
+from vistill.runtime.image import Preprocess
+from vistill.runtime.prompts import answer_text, ask_mark
+from vistill.train.answer_data import AnswerData
+from vistill.train.callbacks import ScoreDev
+from vistill.train.datamodule import DataConfig
+from vistill.train.freeze import FreezePolicy, freeze
+from vistill.train.optim import OptimConfig
+from vistill.train.run import (
+    LoggerConfig,
+    Task,
+    TrainerConfig,
+    fit,
+    open_folder,
+    print_parameters,
+    provenance,
+)
+
+SHORTEST_PROMPT = 8
+"""Tokens that a question needs at least, its two marks included."""
+ACCURACY, MEAN = "accuracy", "mean_of_kinds"
+
+
+@dataclass(frozen=True)
+class AnswerTrainConfig:
+    """Everything a run depends on. `datamodule.captions` counts the questions of a picture in a step."""
+
+    name: str = "answerer"
+    """Name of the run."""
+    out: str = "runs"
+    """Folder of all runs; this one is written to OUT/NAME."""
+    init_from: str = ""
+    """Checkpoint of a captioner or answerer to start from; new words get new tokens. Empty starts anew."""
+    datamodule: DataConfig = field(default_factory=DataConfig)
+    model: CaptionerConfig = field(default_factory=CaptionerConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    generation: GenerationConfig = field(
+        default_factory=lambda: GenerationConfig(max_new_tokens=8, num_beams=1)
+    )
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+
+    def __post_init__(self) -> None:
+        weights = self.objective.weights()
+        odd = [name for name, weight in weights.items() if weight and name != "cross_entropy"]
+        if odd:
+            raise ConfigError(f"objective.{odd[0]}: answers are learned by cross_entropy alone")
+
+
+def train(config: AnswerTrainConfig, *, resume: bool = False) -> Path:
+    """Run it; returns the run's folder with `best/` (a checkpoint folder), `last.ckpt` and `config.json`.
+
+    Raises ConfigError if the folder holds another run, or nothing to resume.
+    """
+    folder = open_folder(config, resume)
+    data = AnswerData(config.datamodule, config.trainer.seed, config.trainer.max_epochs)
+    model, tokenizer, preprocess = _start_model(config, data)
+    model.tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast on a CPU
+    model.train()
+    frozen = freeze(model, FreezePolicy(config.trainer.encoder))
+    print_parameters(model)
+    longest_answer = config.generation.max_new_tokens
+    longest = model.config.decoder.context - longest_answer
+    if longest < SHORTEST_PROMPT:
+        raise ConfigError(
+            f"generation.max_new_tokens={longest_answer}: of {model.config.decoder.context} positions "
+            f"(model.decoder.context) {longest} are left for the question"
+        )
+    data.prepare(
+        tokenizer, model.tower, preprocess, frozen=frozen, longest=longest, longest_answer=longest_answer
+    )
+    per_epoch = data.batches_per_epoch(config.trainer.devices * config.trainer.nodes)
+    questions = data.questions()
+    kinds = sorted({question_kind(asked.question) for asked in questions.values()})
+    score = ScoreDev(
+        folder,
+        partial(score_answers, questions),
+        lambda place, model, origin: save_answerer(place, model, tokenizer, origin),
+        provenance(config, model=model.config),
+        per_epoch,
+        best_by=MEAN,  # the half of all questions that is yes/no would hide the others
+        shown=(ACCURACY, MEAN, *kinds),
+    )
+    answer = partial(write_answers, tokenizer=tokenizer, generation=config.generation, keys=data.dev_keys())
+    objective = CaptionObjective(config.objective, tokenizer, {})
+    fit(config, Task(model, objective, answer, data, per_epoch, [score]), folder, resume=resume)
+    return folder
+
+
+def write_answers(
+    model: Captioner,
+    batch: Batch,
+    tokenizer: Tokenizer,
+    generation: GenerationConfig,
+    keys: Sequence[Sequence[str]],
+) -> dict[str, Any]:
+    """{key of a question: answer} of the batch; the tower runs once a picture.
+
+    keys: those of the questions of each row of the split.
+    """
+    owner, prompts, names = [], [], []
+    for place, item in enumerate(batch.items):
+        for number, text, length in zip(item.shown, item.texts, item.prompts, strict=True):
+            owner.append(place)
+            prompts.append(text[:length])
+            names.append(keys[item.row][number])
+    cross = model.decoder.cross_kv(model.vision(batch.pixels, batch.start))
+    stepper = PromptedStepper(model, of_questions(cross, owner), prompts)
+    found = generate(stepper, len(prompts), bos=ask_mark(tokenizer), eos=EOS, config=generation)
+    texts = [answer_text(tokenizer, hypotheses[0].tokens) for hypotheses in found]
+    return dict(zip(names, texts, strict=True))
+
+
+def score_answers(questions: Mapping[str, Asked], answers: Mapping[str, str]) -> dict[str, float]:
+    """Accuracy of {key: answer} in hundredths: `accuracy`, `mean_of_kinds` and that of each kind of question.
+
+    An answer is right if it equals the one there is after `metrics.vqa.normalise`; where ten people answered
+    it is their VQA accuracy.
+    """
+    kinds: dict[str, list[float]] = {}
+    for key, answer in answers.items():
+        asked = questions[key]
+        kinds.setdefault(question_kind(asked.question), []).append(100 * asked.accuracy(answer))
+    means = {kind: sum(found) / len(found) for kind, found in sorted(kinds.items())}
+    together = [value for found in kinds.values() for value in found]
+    overall = {ACCURACY: sum(together) / len(together), MEAN: sum(means.values()) / len(means)}
+    return {**overall, **means}
+
+
+def _start_model(config: AnswerTrainConfig, data: AnswerData) -> tuple[Captioner, Tokenizer, Preprocess]:
+    if config.init_from:
+        model, tokenizer, _, preprocess = load_text_model(config.init_from)
+        tokenizer = data.tokenizer(tokenizer)
+        return grow_vocabulary(model, tokenizer.get_vocab_size()), tokenizer, preprocess
+    tokenizer = data.tokenizer()
+    decoder = replace(config.model.decoder, vocab_size=tokenizer.get_vocab_size())
+    start = replace(config.model, decoder=decoder)
+    return Captioner(start, pretrained=True), tokenizer, tower_preprocess(start.vision)
