@@ -25,7 +25,7 @@ from vistill.models.clip import ClipConfig
 from vistill.models.dual import DualConfig, TextConfig
 from vistill.models.language import DecoderConfig
 from vistill.models.mapper import MapperConfig
-from vistill.models.prefix import LanguageConfig, PrefixConfig
+from vistill.models.prefix import LanguageConfig, PrefixConfig, PrefixMapperConfig
 from vistill.models.vision import VisionConfig
 from vistill.train.answer import AnswerTrainConfig
 from vistill.train.caption import TrainConfig
@@ -70,6 +70,14 @@ GROUPS: dict[str, dict[str, Any]] = {
         ),
     },
     "prefix": {
+        "captioner": PrefixConfig(vision=VisionConfig(weights="wheel")),
+        "clip-gpt2": PrefixConfig(
+            vision=VisionConfig(
+                name="vit_base_patch32_clip_quickgelu_224.openai", weights="timm", output="embedding"
+            ),
+            mapper=PrefixMapperConfig(kind="mlp", features="pooled", length=10),
+            decoder=LanguageConfig(tune="frozen"),
+        ),
         "tinyvit-distilgpt2": PrefixConfig(
             vision=VisionConfig(name="tiny_vit_21m_224", weights="timm"),
             decoder=LanguageConfig(settings={"n_layer": 6}),

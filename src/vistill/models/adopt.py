@@ -6,7 +6,10 @@ moves the ids of its tokenizer up by `OFFSET`: what was token i is token i + OFF
 and the same logit. The new rows start as copies of the model's own marks.
 """
 
+import hashlib
+import importlib.util
 import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,19 +23,21 @@ from vistill.models.torchvision_repair import repair_torchvision
 OFFSET = len(SPECIAL)
 
 
-def load_language(source: str) -> tuple[Any, Tokenizer, tuple[int, ...]]:
+def load_language(source: str, bits: int = 0) -> tuple[Any, Tokenizer, tuple[int, ...]]:
     """A causal language model of a local folder or hub name, adopted: (model, tokenizer, blocked ids).
 
     A model whose tokenizer begins with vistill's special tokens comes as it is. The blocked ids go into
-    `LanguageConfig.blocked`. Code from the folder or the hub is never run. Raises ConfigError if there is no
-    such model, weights are missing in it or its tokenizer has no fast form.
+    `LanguageConfig.blocked`. Code from the folder or the hub is never run. `bits` (8 or 4) quantises its
+    dense layers. Raises ConfigError if there is no such model, weights are missing in it, its tokenizer has
+    no fast form, or there is no GPU to quantise for.
     """
     repair_torchvision()
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    how = _quantised(bits) if bits else {}
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
+            source, dtype=torch.float32, trust_remote_code=False, output_loading_info=True, **how
         )
         language, info = loaded
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
@@ -45,6 +50,43 @@ def load_language(source: str) -> tuple[Any, Tokenizer, tuple[int, ...]]:
     if all(fast.id_to_token(i) == token for i, token in enumerate(SPECIAL)):
         return language.eval(), fast, ()
     return adopt(language, fast)
+
+
+def _quantised(bits: int) -> dict[str, Any]:
+    """What `from_pretrained` needs to be told. Raises ConfigError where bitsandbytes cannot run."""
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            f"model.decoder.bits={bits}: 8- and 4-bit weights need a CUDA GPU and there is none here; "
+            f"use bits=0, or a smaller language model"
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"model.decoder.bits={bits} needs bitsandbytes: pip install bitsandbytes accelerate"
+        )
+    from transformers import BitsAndBytesConfig  # imports bitsandbytes, which is slow and noisy
+
+    config = BitsAndBytesConfig(load_in_8bit=bits == 8, load_in_4bit=bits == 4)
+    return {"quantization_config": config, "device_map": {"": torch.cuda.current_device()}}
+
+
+def source_hash(source: str) -> str:
+    """sha256 over the weight files of a local folder, or of a hub name that has been loaded before.
+
+    Raises ConfigError if there are none.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        folder = Path(snapshot_download(source, local_files_only=True))
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    if not files:
+        raise ConfigError(f"language model {source!r}: there are no weights in {folder}")
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
 
 
 def require_all_weights(info: dict[str, Any], where: str) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from vistill.errors import ConfigError
 from vistill.models.language import KeyValue
+from vistill.models.lora import LoraConfig, add_lora
 from vistill.models.mapper import EncoderLayer
 from vistill.models.tokens import BOS, EOS, NEVER_GENERATED, PAD
 from vistill.models.torchvision_repair import repair_torchvision
@@ -27,6 +28,7 @@ from vistill.models.vision import VisionConfig, VisionTower
 
 MAPPERS = ("none", "linear", "mlp", "transformer")
 FEATURES = ("grid", "pooled")
+TUNES = ("full", "lora", "frozen")
 
 # What `transformers` writes into a configuration and what does not describe the network.
 _NOT_SETTINGS = (
@@ -91,10 +93,34 @@ class LanguageConfig:
     """Longest text in tokens, with the begin and end marks, without the prefix."""
     blocked: tuple[int, ...] = ()
     """Ids that are never generated, besides `<pad>`, `<bos>` and `<unk>`."""
+    tune: str = "full"
+    """What of it learns: all of it (`full`), `lora` beside it, or nothing (`frozen`)."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    bits: int = 0
+    """8 or 4 quantise the frozen weights with bitsandbytes, which needs a GPU; 0 leaves them as they are."""
+    checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, more time."""
+    named: bool = False
+    """A checkpoint names the folder or hub name of weights that do not learn, with their hash, and holds no
+    copy; always so with `bits`."""
+    source: str = ""
+    """That folder or hub name, filled in."""
+    weights: str = ""
+    """sha256 of its weight files, filled in."""
 
     def __post_init__(self) -> None:
         if self.context < 2:
             raise ConfigError(f"model.decoder.context={self.context}: must be at least 2")
+        if self.tune not in TUNES:
+            raise ConfigError(f"model.decoder.tune={self.tune!r}: use {', '.join(TUNES)}")
+        if self.bits not in (0, 4, 8):
+            raise ConfigError(f"model.decoder.bits={self.bits}: use 8, 4 or 0")
+        for name in ("bits", "named"):
+            if getattr(self, name) and self.tune == "full":
+                raise ConfigError(
+                    f"model.decoder.{name}={getattr(self, name)}: the weights must not change, set tune to "
+                    f"frozen or lora"
+                )
 
 
 @dataclass(frozen=True)
@@ -148,8 +174,8 @@ class PrefixMapper(nn.Module):
         x = features.mean(1, keepdim=True) if self.config.features == "pooled" else features
         x = self.project(self.dropout(x))
         if self.config.kind != "transformer":
-            return x.reshape(len(x), self.length, self.width)
-        queries = self.query.expand(len(x), -1, -1)
+            return x.reshape(x.shape[0], self.length, self.width)
+        queries = self.query.expand(x.shape[0], -1, -1)
         x = torch.cat((x + self.position, queries), dim=1)
         for layer in self.layers:
             x = layer(x)
@@ -158,11 +184,19 @@ class PrefixMapper(nn.Module):
 
 
 class PrefixDecoder(nn.Module):
-    """A causal language model behind a prefix, with the calls of `vistill.models.language.Decoder`."""
+    """A causal language model behind a prefix, with the calls of `vistill.models.language.Decoder`.
 
-    def __init__(self, language: Any) -> None:
+    `checkpointing` computes activations again in the backward pass. `transformers` keeps no keys and values
+    then, so while it learns the prefix runs once for each caption and `cross_kv` hands on its embeddings.
+    """
+
+    def __init__(self, language: Any, *, checkpointing: bool = False) -> None:
         super().__init__()
         self.language = language
+        self.checkpointing = checkpointing
+        if checkpointing:  # under its old name in transformers 5.0
+            enable = getattr(language, "activation_checkpointing_enable", None)
+            (enable or language.gradient_checkpointing_enable)({"use_reentrant": False})
 
     @property
     def embed(self) -> nn.Embedding:
@@ -172,6 +206,8 @@ class PrefixDecoder(nn.Module):
 
     def cross_kv(self, memory: Tensor) -> list[KeyValue]:
         """Prefix [B, P, D] -> for each layer its (key, value) [B, h, P, d], which all captions share."""
+        if self._checkpoints():
+            return [(memory, memory)]
         # no logits are wanted of it; those of one position cost nothing, and any wrapper passes this call on
         cache = self.language(inputs_embeds=memory, use_cache=True, logits_to_keep=1).past_key_values
         return [(layer.keys, layer.values) for layer in cache.layers]
@@ -179,6 +215,11 @@ class PrefixDecoder(nn.Module):
     def forward(self, tokens: Tensor, cross: list[KeyValue]) -> Tensor:
         """Teacher forcing: tokens [B, C, T] -> logits [B, C, T, V]. Padding stands on the right."""
         b, c, t = tokens.shape
+        if self._checkpoints():
+            prefix = cross[0][0].unsqueeze(1).expand(-1, c, -1, -1).flatten(0, 1)
+            embeds = torch.cat((prefix, self.embed(tokens.reshape(b * c, t))), dim=1)
+            out: Tensor = self.language(inputs_embeds=embeds, use_cache=False, logits_to_keep=t).logits
+            return out.view(b, c, t, -1)
         # an empty past of a caption is left out, so the prefix is copied once
         past = [(_to_rows(k, c), _to_rows(v, c)) for k, v in cross]
         logits, _ = self._run(self.embed(tokens.reshape(b * c, t)), past)
@@ -214,6 +255,9 @@ class PrefixDecoder(nn.Module):
         empty = self.embed.weight.new_zeros(batch, captions, heads, 0, size)
         return [(empty, empty) for _ in range(settings.num_hidden_layers)]
 
+    def _checkpoints(self) -> bool:
+        return self.checkpointing and self.training
+
     def _run(self, embeds: Tensor, past: list[KeyValue]) -> tuple[Tensor, list[KeyValue]]:
         """embeds [R, T, D] after past (key, value) [R, h, S, d] -> logits [R, T, V], past of length S + T."""
         from transformers import DynamicCache
@@ -243,7 +287,8 @@ class PrefixCaptioner(nn.Module):
         with torch.no_grad():
             patches = self.tower.eval()(torch.zeros(1, 3, size, size)).shape[1]
         self.tower.train()
-        self.decoder = PrefixDecoder(language)
+        _set_learning(language, config.decoder)
+        self.decoder = PrefixDecoder(language, checkpointing=config.decoder.checkpointing)
         width = self.decoder.embed.embedding_dim
         self.mapper = PrefixMapper(config.mapper, self.tower.width, width, patches)
         self.word_bias = nn.Parameter(
@@ -296,6 +341,20 @@ def make_language(config: LanguageConfig) -> Any:
         ) from error
 
 
+def _set_learning(language: Any, config: LanguageConfig) -> None:
+    """Freeze what shall not learn; such weights see no dropout of their own, in training either."""
+    if config.tune == "full":
+        return
+    for module in language.modules():
+        for name in ("p", "dropout", "attention_dropout", "activation_dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    if config.tune == "lora":
+        add_lora(language, config.lora)
+    else:
+        language.requires_grad_(False)
+
+
 def _described(config: LanguageConfig, language: Any) -> LanguageConfig:
     """`config` with kind, settings and vocabulary of the language model that is there."""
     settings = {k: v for k, v in language.config.to_diff_dict().items() if k not in _NOT_SETTINGS}
@@ -305,4 +364,4 @@ def _described(config: LanguageConfig, language: Any) -> LanguageConfig:
 
 def _to_rows(shared: Tensor, captions: int) -> Tensor:
     """A picture's [B, h, P, d] for each of its captions: [B * C, h, P, d]."""
-    return shared.repeat_interleave(captions, dim=0)
+    return shared.unsqueeze(1).expand(-1, captions, -1, -1, -1).flatten(0, 1)

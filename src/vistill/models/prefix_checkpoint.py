@@ -1,9 +1,12 @@
 """A prefix captioner as one folder.
 
 config.json         format, kind `prefix-captioner`, settings, preprocessing, provenance
-model.safetensors   tower and mapper
+model.safetensors   tower, mapper and LoRA
 tokenizer.json      ids 0 to 3 are `<pad> <bos> <eos> <unk>`
-language/           the language model as `transformers` saves it; `from_pretrained` opens it on its own
+language/           the language model as `transformers` saves it, without LoRA; `from_pretrained` opens it
+
+With `decoder.named` there is no `language/`: `decoder.source` and `decoder.weights` in config.json say which
+language model it was, and its files are checked when it is loaded.
 """
 
 from pathlib import Path
@@ -16,8 +19,9 @@ from tokenizers import Tokenizer
 
 from vistill.errors import BundleError, ConfigError
 from vistill.files import replacing
-from vistill.models.adopt import require_all_weights
+from vistill.models.adopt import load_language, require_all_weights, source_hash
 from vistill.models.folder import read_config, write_config
+from vistill.models.lora import Lora, LoraConfig
 from vistill.models.prefix import LanguageConfig, PrefixCaptioner, PrefixConfig, PrefixMapperConfig
 from vistill.models.torchvision_repair import repair_torchvision
 from vistill.models.vision import VisionConfig
@@ -38,7 +42,9 @@ def save_prefix_captioner(
             temporary / "model.safetensors",
         )
         tokenizer.save(str(temporary / "tokenizer.json"))
-        model.decoder.language.save_pretrained(temporary / LANGUAGE)
+        if not model.config.decoder.source:
+            language = model.decoder.language
+            language.save_pretrained(temporary / LANGUAGE, state_dict=_without_lora(language))
 
 
 def load_prefix_captioner(folder: Path | str) -> tuple[PrefixCaptioner, Tokenizer, PrefixConfig, Preprocess]:
@@ -53,10 +59,12 @@ def load_prefix_captioner(folder: Path | str) -> tuple[PrefixCaptioner, Tokenize
         preprocess = Preprocess.from_dict(raw["preprocess"])
     except (KeyError, TypeError, ConfigError) as error:
         raise BundleError(f"{folder / 'config.json'}: {error!r} does not describe a {KIND}") from error
-    for name in ("model.safetensors", "tokenizer.json", f"{LANGUAGE}/config.json"):
+    named = bool(config.decoder.source)
+    for name in ("model.safetensors", "tokenizer.json", *([] if named else [f"{LANGUAGE}/config.json"])):
         if not (folder / name).is_file():
             raise BundleError(f"{folder / name} is missing: the checkpoint is incomplete")
-    model = PrefixCaptioner(config, language=_load_language(folder / LANGUAGE))
+    language = _load_named(config.decoder, folder) if named else _load_language(folder / LANGUAGE)
+    model = PrefixCaptioner(config, language=language)
     weights = folder / "model.safetensors"
     try:
         state = load_file(weights)
@@ -76,9 +84,20 @@ def load_prefix_captioner(folder: Path | str) -> tuple[PrefixCaptioner, Tokenize
 
 def _config(raw: dict[str, Any]) -> PrefixConfig:
     decoder = {**raw["decoder"], "blocked": tuple(raw["decoder"]["blocked"])}
+    decoder["lora"] = LoraConfig(**decoder.get("lora", {}))
     return PrefixConfig(
         VisionConfig(**raw["vision"]), PrefixMapperConfig(**raw["mapper"]), LanguageConfig(**decoder)
     )
+
+
+def _load_named(config: LanguageConfig, folder: Path) -> Any:
+    """The language model that a checkpoint names. BundleError if its files are not those of then."""
+    language, _, _ = load_language(config.source, config.bits)
+    if source_hash(config.source) != config.weights:
+        raise BundleError(
+            f"{folder} was trained with the language model {config.source!r}, whose files have changed since"
+        )
+    return language
 
 
 def _load_language(folder: Path) -> Any:
@@ -101,5 +120,25 @@ def _load_language(folder: Path) -> Any:
 
 
 def _own_weights(model: PrefixCaptioner) -> dict[str, torch.Tensor]:
-    """Everything but the language model, whose folder holds it."""
-    return {name: t for name, t in model.state_dict().items() if not name.startswith("decoder.language.")}
+    """Everything but the language model as it came, which has a place of its own."""
+    before = "decoder.language."
+    lora = tuple(
+        f"{before}{name}.{part}." for name in _loras(model.decoder.language) for part in ("down", "up")
+    )
+    state = model.state_dict()
+    return {name: t for name, t in state.items() if not name.startswith(before) or name.startswith(lora)}
+
+
+def _without_lora(language: Any) -> dict[str, torch.Tensor]:
+    """The state dict of a language model under the names that it has without LoRA."""
+    state: dict[str, torch.Tensor] = language.state_dict()
+    for name in _loras(language):
+        for inner in [key for key in state if key.startswith(f"{name}.")]:
+            tensor = state.pop(inner)
+            if inner.startswith(f"{name}.base."):
+                state[name + inner.removeprefix(f"{name}.base")] = tensor
+    return state
+
+
+def _loras(language: Any) -> list[str]:
+    return [name for name, module in language.named_modules() if isinstance(module, Lora)]

@@ -15,7 +15,7 @@ from vistill.distill.join import kept_answers, open_cache
 from vistill.distill.objective import CaptionObjective, ObjectiveConfig, Teaching
 from vistill.errors import ConfigError
 from vistill.metrics.caption import score_captions
-from vistill.models.adopt import load_language
+from vistill.models.adopt import load_language, source_hash
 from vistill.models.captioner import Captioner, CaptionerConfig, TorchStepper
 from vistill.models.language import DecoderConfig
 from vistill.models.loading import AnyCaptioner, load_model, save_model
@@ -126,8 +126,13 @@ def _start_model(config: TrainConfig, data: CaptionData) -> tuple[AnyCaptioner, 
     if config.init_from:
         return load_model(config.init_from)
     if config.prefix is not None and config.language:
-        language, tokenizer, blocked = load_language(config.language)
-        decoder = dataclasses.replace(config.prefix.decoder, blocked=blocked)
+        decoder = config.prefix.decoder
+        language, tokenizer, blocked = load_language(config.language, decoder.bits)
+        decoder = dataclasses.replace(decoder, blocked=blocked)
+        if decoder.named or decoder.bits:
+            place = Path(config.language)
+            source = str(place.resolve()) if place.is_dir() else config.language
+            decoder = dataclasses.replace(decoder, source=source, weights=source_hash(source))
         start = dataclasses.replace(config.prefix, decoder=decoder)
         prefixed = PrefixCaptioner(start, pretrained=True, language=language)
         return prefixed, tokenizer, tower_preprocess(start.vision)
