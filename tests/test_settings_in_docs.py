@@ -16,7 +16,14 @@ from vistill.models.mapper import MapperConfig  # noqa: E402
 from vistill.models.vision import VisionConfig, VisionTower  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/from-the-five.md", "docs/training.md", "docs/retrieval.md")
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/from-the-five.md",
+    "docs/training.md",
+    "docs/prefix.md",
+    "docs/retrieval.md",
+)
 GROUPS = tuple(
     "task datamodule model prefix clip objective optim trainer logger generation experiment".split()
 )
