@@ -18,52 +18,64 @@ from onnx import numpy_helper
 from onnxscript import opset20 as op
 from torch import Tensor, nn
 
-from vistill.models.captioner import Captioner
 from vistill.models.language import KeyValue
-from vistill.models.loading import AnyDual
+from vistill.models.loading import AnyCaptioner, AnyDual
+from vistill.models.prefix import PrefixCaptioner
 
 OPSET = 20  # GELU is one operator from here on; onnxruntime knows it from 1.18 on
 
 
 class VisionGraph(nn.Module):
-    """pixels [B, 3, H, W] -> cross-attention key and value of each decoder layer, flat."""
+    """pixels [B, 3, H, W] -> cross-attention key and value of each decoder layer, flat.
 
-    def __init__(self, model: Captioner) -> None:
+    Of a prefix captioner those are the keys and values of the prefix in each layer of its language model.
+    """
+
+    def __init__(self, model: AnyCaptioner) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
-        return [part for pair in self.model.decoder.cross_kv(self.model.vision(pixels)) for part in pair]
+        cross = self.model.decoder.cross_kv(self.model.vision(pixels))
+        return [part for pair in _turned(self.model, cross) for part in pair]
 
 
 class DecoderGraph(nn.Module):
     """One decoding step; forbidden tokens are masked, as in `Captioner.step`."""
 
-    def __init__(self, model: Captioner) -> None:
+    def __init__(self, model: AnyCaptioner) -> None:
         super().__init__()
         self.model = model
 
     def forward(
         self, tokens: Tensor, cross: list[KeyValue], past: list[KeyValue]
     ) -> tuple[Tensor, list[Tensor]]:
-        logits, present = self.model.step(tokens, cross, past)
+        logits, present = self.model.step(tokens, _turned(self.model, cross), past)
         return logits, [part for pair in present for part in pair]
 
 
-def export_vision(model: Captioner, path: Path) -> None:
+def _turned(model: AnyCaptioner, cross: list[KeyValue]) -> list[KeyValue]:
+    """A prefix captioner's keys [B, h, P, d] as the format has them, [B, h, d, P], or back."""
+    if isinstance(model, PrefixCaptioner):
+        return [(key.transpose(2, 3), value) for key, value in cross]
+    return cross
+
+
+def export_vision(model: AnyCaptioner, path: Path) -> None:
     """Write the vision graph: any number of pictures B, of the size in the model's config."""
     size = model.config.vision.image_size
     example = (torch.zeros(2, 3, size, size),)
-    names = _names("cross", model.config.decoder.layers)
+    names = name_pairs("cross", len(model.decoder.empty_past(1)))
     batch = torch.export.Dim("B")
-    _export(VisionGraph(model), example, ({0: batch},), ["pixels"], names, path)
+    with _plain_attention(model):
+        write_graph(VisionGraph(model), example, ({0: batch},), ["pixels"], names, path)
 
 
-def export_decoder(model: Captioner, path: Path) -> None:
+def export_decoder(model: AnyCaptioner, path: Path) -> None:
     """Write the decoder step: any number of pictures B, rows C and past positions T, 0 included."""
-    config = model.config.decoder
-    heads, width, layers = config.heads, config.width // config.heads, config.layers
-    patches = model.mapper.position.shape[0]
+    empty = model.decoder.empty_past(1)
+    layers, (_, _, heads, _, width) = len(empty), empty[0][0].shape
+    patches = model.mapper.length
     # Sizes that differ from each other and from 1, so that the exporter takes none of them for fixed.
     b, c, t = 3, 2, 5
     # Each input is a tensor of its own: one that came twice would be taken for one input.
@@ -77,10 +89,11 @@ def export_decoder(model: Captioner, path: Path) -> None:
         [({0: batch}, {0: batch})] * layers,
         [({0: batch, 1: rows, 3: time}, {0: batch, 1: rows, 3: time})] * layers,
     )
-    inputs = ["tokens", *_names("cross", layers), *_names("past", layers)]
-    outputs = ["logits", *_names("present", layers)]
+    inputs = ["tokens", *name_pairs("cross", layers), *name_pairs("past", layers)]
+    outputs = ["logits", *name_pairs("present", layers)]
     tokens = torch.zeros(b, c, dtype=torch.int64)
-    _export(DecoderGraph(model), (tokens, cross, past), shapes, inputs, outputs, path)
+    with _plain_attention(model):
+        write_graph(DecoderGraph(model), (tokens, cross, past), shapes, inputs, outputs, path)
 
 
 class ImageGraph(nn.Module):
@@ -108,7 +121,7 @@ class TextGraph(nn.Module):
 def export_image(model: AnyDual, size: tuple[int, int], path: Path) -> None:
     """Write the picture side: any number of pictures B of size (H, W)."""
     example = (torch.zeros(2, 3, *size),)
-    _export(ImageGraph(model), example, ({0: torch.export.Dim("B")},), ["pixels"], ["embedding"], path)
+    write_graph(ImageGraph(model), example, ({0: torch.export.Dim("B")},), ["pixels"], ["embedding"], path)
 
 
 def export_text(model: AnyDual, example: Tensor, path: Path) -> None:
@@ -117,14 +130,15 @@ def export_text(model: AnyDual, example: Tensor, path: Path) -> None:
     example: tokens int64 [B, T] of some texts, B and T above 2 and not alike.
     """
     axes = {0: torch.export.Dim("B"), 1: torch.export.Dim("T", min=2, max=model.context)}
-    _export(TextGraph(model), (example,), (axes,), ["tokens"], ["embedding"], path)
+    write_graph(TextGraph(model), (example,), (axes,), ["tokens"], ["embedding"], path)
 
 
-def _names(kind: str, layers: int) -> list[str]:
+def name_pairs(kind: str, layers: int) -> list[str]:
+    """Names of the keys and values of all layers, as past_key.0, past_value.0, past_key.1, ..."""
     return [f"{kind}_{part}.{i}" for i in range(layers) for part in ("key", "value")]
 
 
-def _export(
+def write_graph(
     module: nn.Module,
     example: tuple[Any, ...],
     shapes: tuple[Any, ...],
@@ -132,6 +146,7 @@ def _export(
     outputs: list[str],
     path: Path,
 ) -> None:
+    """Trace a module on `example`, with the axes in `shapes` free, and write it under these names."""
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
             module.eval(),
@@ -227,6 +242,21 @@ def _attention(
 _TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.aten.scaled_dot_product_attention.default: _attention
 }
+
+
+@contextlib.contextmanager
+def _plain_attention(model: AnyCaptioner) -> Iterator[None]:
+    """A language model of `transformers` with its attention written out: the fused one has implied masks."""
+    if not isinstance(model, PrefixCaptioner):
+        yield
+        return
+    language = model.decoder.language
+    before = language.config._attn_implementation
+    language.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        language.set_attn_implementation(before)
 
 
 @contextlib.contextmanager

@@ -24,9 +24,10 @@ from vistill.export.dual import export_dual, is_dual
 from vistill.export.onnx import export_decoder, export_vision
 from vistill.export.parity import Parity, compare, logit_error, onnx_start, torch_start
 from vistill.export.quantize import quantize_text, quantize_vision
-from vistill.models import checkpoint as captioner_folder
-from vistill.models.checkpoint import load_captioner
 from vistill.models.folder import read_config
+from vistill.models.loading import KINDS, load_model
+from vistill.models.lora import merge_lora
+from vistill.models.prefix import PrefixCaptioner
 from vistill.models.tokens import BOS, EOS, PAD, UNK
 from vistill.runtime.bundle import CAPTIONER, FILES, Manifest
 from vistill.runtime.decode import GenerationConfig
@@ -60,8 +61,10 @@ def export_captioner(
     if out.exists() and not replace_existing:
         raise BundleError(f"{out}: exists already; remove it or ask to replace it")
     checkpoint = find_checkpoint(checkpoint)
-    model, tokenizer, _, spec = load_captioner(checkpoint)
-    provenance = read_config(checkpoint, captioner_folder.KIND).get("provenance", {})
+    model, tokenizer, spec = load_model(checkpoint)
+    if isinstance(model, PrefixCaptioner):
+        merge_lora(model.decoder.language)
+    provenance = read_config(checkpoint, *KINDS).get("provenance", {})
     chosen: dict[str, Any] = {"num_beams": config.num_beams, "length_penalty": config.length_penalty}
     search = dataclasses.replace(
         GenerationConfig(**provenance.get("config", {}).get("generation", {})),

@@ -64,17 +64,17 @@ class Lora(nn.Module):
         return self.base
 
 
-def add_lora(language: nn.Module, config: LoraConfig) -> None:
+def add_lora(language: Any, config: LoraConfig) -> None:
     """Freeze a language model and put a `Lora` in place of every dense layer but the output's, in place."""
     language.requires_grad_(False)
-    output = language.get_output_embeddings() if hasattr(language, "get_output_embeddings") else None
+    output = language.get_output_embeddings()
     for parent in list(language.modules()):
         for name, child in list(parent.named_children()):
             if child is not output and _is_dense(child):
                 setattr(parent, name, Lora(child, config))
 
 
-def merge_lora(language: nn.Module) -> None:
+def merge_lora(language: Any) -> None:
     """Put the merged dense layers back, in place; nothing happens where there is no LoRA."""
     for parent in list(language.modules()):
         for name, child in list(parent.named_children()):
