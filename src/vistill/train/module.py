@@ -44,7 +44,8 @@ class TrainModule(L.LightningModule):
         total = self.objective.total(losses)
         size = len(batch.keys)
         self.log_dict({f"train/{name}": loss.detach() for name, loss in losses.items()}, batch_size=size)
-        self.log("train/loss", total.detach(), prog_bar=True, batch_size=size)
+        # of all processes: the curve does not depend on how many there are
+        self.log("train/loss", total.detach(), prog_bar=True, batch_size=size, sync_dist=True)
         return total
 
     @torch.inference_mode()
@@ -53,6 +54,7 @@ class TrainModule(L.LightningModule):
         return self.predict(self.model, batch)
 
     def configure_optimizers(self) -> Any:
-        optimizer = build_optimizer(self.model, self.optim, self.heads)
+        fused = "mixed" not in str(self.trainer.precision)
+        optimizer = build_optimizer(self.model, self.optim, self.heads, fused=fused)
         schedule = build_schedule(optimizer, self.optim, self.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -36,11 +36,14 @@ class OptimConfig:
             raise ConfigError("optim: warmup must be in [0, 1) and final in [0, 1]")
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig, heads: nn.Module | None = None) -> AdamW:
+def build_optimizer(
+    model: nn.Module, config: OptimConfig, heads: nn.Module | None = None, *, fused: bool = True
+) -> AdamW:
     """AdamW over what learns, in groups `encoder`, `text` (of a dual encoder) and `rest`, each with a
     `-no-decay` one beside it.
 
-    `heads` (projections of the objective) learn at the rate of the rest.
+    `heads` (projections of the objective) learn at the rate of the rest. `fused` is faster; Lightning cannot
+    clip gradients with it in mixed precision.
     """
     groups = []
     parts = parts_of(model)
@@ -61,7 +64,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig, heads: nn.Module | No
             ]
             if members:
                 groups.append({"params": members, "lr": rate, "weight_decay": decay, "name": part + suffix})
-    return AdamW(groups, betas=(0.9, 0.98), fused=True)
+    return AdamW(groups, betas=(0.9, 0.98), fused=fused)
 
 
 def build_schedule(optimizer: AdamW, config: OptimConfig, steps: int) -> LambdaLR:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import lightning as L
 from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table as RichTable
 from torch import nn
@@ -134,7 +135,8 @@ def open_folder(config: RunConfig, resume: bool) -> Path:
         raise ConfigError(f"{folder} holds a run already: add --resume to go on, or choose another name=...")
     if not config.trainer.fast_dev_run:
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "config.json", _plain(config))
+        if rank_zero_only.rank == 0:  # torchrun starts all processes at once
+            write_json(folder / "config.json", _plain(config))
     L.seed_everything(config.trainer.seed, verbose=False)
     return folder
 
