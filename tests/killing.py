@@ -57,7 +57,7 @@ def run_and_kill(command: list[str], last: Path, checkpoints: int) -> bool:
         seen, stamp = seen + (now != stamp), now
         time.sleep(0.002)
     running = process.poll() is None
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()  # nothing, if it is over
     process.wait()
     return running
 

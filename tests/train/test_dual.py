@@ -75,6 +75,8 @@ def test_a_text_tower_then_pictures_in_its_space(root: Path) -> None:
     first = train(root, "text", *text)
     scores = provenance(first)["reached"]["dev"]
     assert set(scores) == {"spearman", "cosine"}
+    again = train(root, "text-2", *text, f"init_from={first}", "trainer.max_epochs=1")
+    assert set(provenance(again)["reached"]["dev"]) == {"spearman", "cosine"}, "its pictures never learnt"
     assert str(root) not in (first / "config.json").read_text(), "somebody's paths would be published"
 
     image = ("towers=image", f"text_from={first}", "objective.image.cosine=1", "datamodule.captions=2")
@@ -177,13 +179,14 @@ def command(root: Path, name: str, *more: str) -> list[str]:
 @pytest.mark.parametrize("towers", list(KILLED))
 def test_killed_runs_end_like_whole_ones(root: Path, towers: str) -> None:
     more = (*KILLED[towers], "trainer.checkpoint_every=1", "trainer.ema=0.9", f"datamodule.cache={root}/k")
+    more += ("trainer.max_epochs=4",)  # many steps: a busy machine sees few of the checkpoints in time
     done = subprocess.run(
         command(root, f"{towers}-whole", *more), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     killed = command(root, f"{towers}-killed", *more)
     last = root / f"{towers}-killed" / "last.ckpt"
-    assert run_and_kill(killed, last, random.Random(towers).randint(2, 6)), "over before it could be killed"
+    assert run_and_kill(killed, last, random.Random(towers).randint(2, 5)), "over before it could be killed"
     done = subprocess.run([*killed, "--resume"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     states = [

@@ -237,7 +237,10 @@ def _scoring(
 ) -> tuple[Embed, DualScore, str, tuple[str, ...]]:
     """(what validation computes, how it is scored, the score that counts, the scores of the printed line)."""
     owner, images = data.owner, None
-    embed = Embed(image=config.has_image and owner is not None, text=config.has_text)
+    alone = config.towers == "text" and not config.objective.pairs()
+    # what `init_from` brings beside a text tower that learns alone may never have learnt
+    pictures = bool(config.image_from) if alone else config.has_image
+    embed = Embed(image=pictures and owner is not None, text=config.has_text)
     if config.towers == "text" and not embed.image:
         images = data.teacher_pictures() if owner is not None else None
         owner = owner if images is not None else None
@@ -256,7 +259,6 @@ def _scoring(
     )
     recalls = ("text_to_image_r1", "text_to_image_r10", "image_to_text_r10", "r10")
     shown = (*(("spearman",) if copied else ()), *(recalls if owner is not None else ()))
-    alone = config.towers == "text" and not config.objective.pairs()
     return embed, score, "spearman" if alone and copied else "r10", shown
 
 
