@@ -60,7 +60,7 @@ def test_commands_work(block: Block, tmp_path: Path) -> None:
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", block.commands],
         cwd=tmp_path,
-        env=os.environ | {"PATH": path, "NO_COLOR": "1"},
+        env=os.environ | {"PATH": path, "NO_COLOR": "1", "XDG_DATA_HOME": str(tmp_path / "data")},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
