@@ -23,6 +23,7 @@ PAGES = (
     "docs/training.md",
     "docs/prefix.md",
     "docs/retrieval.md",
+    "docs/vqa.md",
 )
 GROUPS = tuple(
     "task datamodule model prefix clip objective optim trainer logger generation experiment".split()

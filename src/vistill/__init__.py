@@ -4,14 +4,19 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
 if TYPE_CHECKING:
+    from vistill.runtime.answerer import Answer, Answerer
     from vistill.runtime.embedder import Embedder, Label
     from vistill.runtime.pipelines import Caption, Captioner
 
-__all__ = ["Caption", "Captioner", "Embedder", "Label", "__version__"]
+__all__ = ["Answer", "Answerer", "Caption", "Captioner", "Embedder", "Label", "__version__"]
 
 
 def __getattr__(name: str) -> object:
     """Import what a user names once it is asked for: `import vistill` alone loads nothing."""
+    if name in ("Answer", "Answerer"):
+        from vistill.runtime import answerer
+
+        return getattr(answerer, name)
     if name in ("Caption", "Captioner"):
         from vistill.runtime import pipelines
 

@@ -60,7 +60,7 @@ def test_json_limit_and_folds(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        ("--task rank", "task='rank': use caption or retrieval"),
+        ("--task rank", "task='rank': use caption, answer or retrieval"),
         ("--task retrieval --num-beams 3", "num_beams means nothing for task=retrieval"),
         ("--task retrieval --coco x.json", "coco means nothing for task=retrieval"),
         ("--texts minilm", "texts means nothing for task=caption"),

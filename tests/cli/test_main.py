@@ -15,8 +15,8 @@ from vistill.cli import main as cli
 from vistill.errors import DataError
 
 COMMANDS = (
-    *("caption", "classify", "convert", "data", "embed", "evaluate", "export", "index"),
-    *("report", "score", "search", "teach", "train"),
+    *("ask", "caption", "classify", "convert", "data", "embed", "evaluate", "export", "index"),
+    *("predict", "report", "score", "search", "teach", "train"),
 )
 PROGRAM = Path(sys.executable).with_name("vistill")
 

@@ -126,7 +126,7 @@ def put(*path: Any) -> Callable[[dict[str, Any]], object]:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (put("format", 2), "reads format 1 of kind 'captioner' or 'embedder', found format 2"),
+        (put("format", 2), "reads format 1 of kind 'captioner' or 'answerer' or 'embedder', found format 2"),
         (put("kind", "pickle"), "kind 'pickle'"),
         (put("surprise", 1), "unknown key 'surprise'"),
         (remove("name"), "name is missing"),

@@ -27,6 +27,7 @@ def test_a_question_is_read_as_people_write_it(tokenizer: Tokenizer) -> None:
     assert _words(tokenizer, "  WHAT\u2019S the\nman's T-shirt -- color ?!") == wanted
     assert _words(tokenizer, "don't they run") == ["<bos>", "do", "n't", "they", "run", ASK]
     assert _words(tokenizer, "") == ["<bos>", ASK]
+    assert _words(tokenizer, "\ud800 what") == ["<bos>", "what", ASK]
     assert _words(tokenizer, "\u2603 what") == ["<bos>", "what", ASK]
 
 

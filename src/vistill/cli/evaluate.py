@@ -22,7 +22,7 @@ def evaluate(
     ],
     data: Annotated[Path, typer.Option(help="Folder that `vistill data build` wrote.")],
     task: Annotated[
-        str, typer.Option(help="caption, or retrieval of pictures by texts and back.")
+        str, typer.Option(help="caption, answer, or retrieval of pictures by texts and back.")
     ] = "caption",
     split: Annotated[str, typer.Option(help="Split to score: train, dev, test or extra.")] = "dev",
     texts: Annotated[
@@ -48,28 +48,36 @@ def evaluate(
 ) -> None:
     """Score a model on a split, with 95% intervals.
 
-    A captioner by BLEU, ROUGE-L and CIDEr; a retriever by recall at 1, 5 and 10 both ways. Writes
+    A captioner by BLEU, ROUGE-L and CIDEr; an answerer by accuracy, kind by kind, beside what can be answered
+    without looking; a retriever by recall at 1, 5 and 10 both ways. Writes
     metrics.json, predictions.jsonl and report.html, a page with pictures that opens from a disk (and, of a
     retriever, report.md).
     """
     from vistill.data.dataset import open_split
     from vistill.errors import ConfigError
 
-    if task not in ("caption", "retrieval"):
-        raise ConfigError(f"task={task!r}: use caption or retrieval")
+    if task not in ("caption", "answer", "retrieval"):
+        raise ConfigError(f"task={task!r}: use caption, answer or retrieval")
     searched: dict[str, Any] = {
         "num_beams": num_beams,
         "max_new_tokens": max_new_tokens,
         "length_penalty": length_penalty,
     }
-    foreign = searched | {"coco": coco} if task == "retrieval" else {"texts": texts, "folds": folds > 1}
+    foreign = {
+        "caption": {"texts": texts, "folds": folds > 1},
+        "answer": {"texts": texts, "folds": folds > 1, "coco": coco},
+        "retrieval": searched | {"coco": coco},
+    }[task]
     odd = [name for name, value in foreign.items() if value]
     if odd:
         raise ConfigError(f"{odd[0]} means nothing for task={task}")
+    folder = out or Path("runs") / "evaluate" / f"{display_name(model)}-{split}"
+    if task == "answer":
+        _answers(model, data, split, folder, limit, threads, pictures, as_json, searched)
+        return
     rows = open_split(data, split)
     if limit:
         rows = rows.select(range(min(limit, len(rows))))
-    folder = out or Path("runs") / "evaluate" / f"{display_name(model)}-{split}"
     if task == "retrieval":
         _retrieval(model, texts, rows, data, split, folder, folds, threads, pictures, as_json)
         return
@@ -108,6 +116,50 @@ def evaluate(
     else:
         for name, figure in scored.figures.items():
             typer.echo(f"{name:8} {figure['value']:7.2f}  ({figure['low']:.2f} to {figure['high']:.2f})")
+    typer.echo(f"{folder / 'report.html'}", err=True)
+
+
+def _answers(
+    model: str,
+    data: Path,
+    split: str,
+    folder: Path,
+    limit: int,
+    threads: int | None,
+    pictures: int,
+    as_json: bool,
+    searched: dict[str, Any],
+) -> None:
+    """`evaluate` of an answerer; the blind answers beside it learn from train."""
+    import json
+
+    from vistill.data.asked import first_pictures, open_asked
+    from vistill.files import write_json, write_text
+    from vistill.report.answering import open_answerer
+    from vistill.report.answers import (
+        evaluate_answers,
+        figure_rows,
+        prediction_lines,
+        render_answers,
+        to_json,
+    )
+
+    answering = open_answerer(Path(model), threads, **searched)
+    part = first_pictures(open_asked(data, split), limit)
+    learned = [one for asked in open_asked(data, "train").asked for one in asked]
+    with _progress("answering", len(part.asked)) as told:
+        found = evaluate_answers(answering, part, learned, told)
+    metrics = to_json(found, answering, display_name(model), data.resolve().name, split, "train")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "predictions.jsonl", "".join(f"{line}\n" for line in prediction_lines(found)))
+    write_text(folder / "report.html", render_answers(found, part, metrics, examples=pictures))
+    write_json(folder / "metrics.json", metrics)
+    if as_json:
+        typer.echo(json.dumps(metrics, indent=2, ensure_ascii=False))
+    else:
+        for kind, questions, value, low, high, *blind, beats in figure_rows(found):
+            beside = f"blind {max(blind):5.1f}  {'above' if beats == 'yes' else 'not above'}"
+            typer.echo(f"{kind:9} {questions:6} {value:6.1f}  ({low:.1f} to {high:.1f})  {beside}")
     typer.echo(f"{folder / 'report.html'}", err=True)
 
 

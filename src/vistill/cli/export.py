@@ -28,6 +28,9 @@ def export(
         float,
         typer.Option("--max-cider-drop", "--tolerance", help="Refuse above this loss of CIDEr, in points."),
     ] = 1.0,
+    max_accuracy_drop: Annotated[
+        float, typer.Option(help="Refuse an answerer above this loss of accuracy, in points.")
+    ] = 1.0,
     min_cosine: Annotated[
         float, typer.Option(help="Refuse a dual encoder below this mean cosine of its embeddings.")
     ] = 0.98,
@@ -46,7 +49,7 @@ def export(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; else one for each CPU.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
 ) -> None:
-    """Export a captioner or a dual encoder to a bundle that runs without torch, and compare the two.
+    """Export a captioner, answerer or dual encoder to a bundle that runs without torch, and compare the two.
 
     Writes nothing and exits with 2, telling the figures, if the bundle falls more than the tolerances below
     the checkpoint.
@@ -67,6 +70,7 @@ def export(
         check_pictures=check_pictures,
         min_agreement=min_agreement,
         max_cider_drop=max_cider_drop,
+        max_accuracy_drop=max_accuracy_drop,
         min_cosine=min_cosine,
         max_r10_drop=max_r10_drop,
         threads=threads,

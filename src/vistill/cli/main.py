@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from vistill import __version__
+from vistill.cli.ask import ask
 from vistill.cli.caption import caption
 from vistill.cli.classify import classify
 from vistill.cli.convert import app as convert
@@ -14,6 +15,7 @@ from vistill.cli.embed import embed
 from vistill.cli.evaluate import evaluate
 from vistill.cli.export import export
 from vistill.cli.index import index
+from vistill.cli.predict import predict
 from vistill.cli.report import app as report
 from vistill.cli.score import score
 from vistill.cli.search import search
@@ -68,13 +70,15 @@ def _common(
 
 
 app.command(short_help="Caption pictures: files, folders, lists.")(caption)
+app.command(short_help="Ask questions about a picture.")(ask)
+app.command(short_help="Answer the questions of a TSV.")(predict)
 app.command(short_help="Index a folder of photos, to search it in words.")(index)
 app.command(short_help="Find photos of an index by words or by a picture.")(search)
 app.command(short_help="Choose among labels for each picture.")(classify)
 app.command(short_help="Pictures or texts to vectors of one space.")(embed)
 app.add_typer(data, name="data", short_help="Build data sets and look into them.")
 app.add_typer(teach, name="teach", short_help="Ask a teacher once and keep its answers.")
-app.command(short_help="Train a captioner by an experiment.")(train)
+app.command(short_help="Train a model by an experiment.")(train)
 app.command(short_help="Score captions or answers that lie in files.")(score)
 app.add_typer(convert, name="convert", short_help="Turn files of one format into another.")
 app.command(short_help="Score a model on a data set; write a page.")(evaluate)

@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,14 @@ def open_asked(folder: Path, split: str) -> AskedPictures:
         [[keys[row] for row in rows] for rows in places],
         [[Asked(pairs[row][0], tuple(pairs[row][1]), people) for row in rows] for rows in places],
     )
+
+
+def first_pictures(part: AskedPictures, count: int) -> AskedPictures:
+    """The first `count` pictures with all their questions; 0: all."""
+    if not count:
+        return part
+    table = part.table.select(range(min(count, len(part.table))))
+    return replace(part, table=table, keys=part.keys[:count], asked=part.asked[:count])
 
 
 def rows_by_picture(table: Table) -> list[list[int]]:

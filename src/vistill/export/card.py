@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from vistill.runtime.bundle import CAPTIONER, EMBEDDER, Manifest
+from vistill.runtime.bundle import ANSWERER, CAPTIONER, EMBEDDER, Manifest
 
 ABOUT = {  # kind -> pipeline tag of the hub, tag, what it is, how to use it
     CAPTIONER: (
@@ -12,6 +12,12 @@ ABOUT = {  # kind -> pipeline tag of the hub, tag, what it is, how to use it
         "image-captioning",
         "An image captioner",
         'from vistill import Captioner\n\nCaptioner("path/to/this/folder")("photo.jpg")',
+    ),
+    ANSWERER: (
+        "visual-question-answering",
+        "vqa",
+        "A model that answers questions about pictures",
+        'from vistill import Answerer\n\nAnswerer("path/to/this/folder")("photo.jpg", "what is this?")',
     ),
     EMBEDDER: (
         "zero-shot-image-classification",

@@ -41,9 +41,11 @@ class ExportConfig:
     check_pictures: int = 1000
     """Pictures that checkpoint and bundle are compared on; 0 takes all."""
     min_agreement: float = 0.95
-    """Least share of equal next tokens of a captioner."""
+    """Least share of equal next tokens of a captioner or answerer."""
     max_cider_drop: float = 1.0
     """Largest loss of CIDEr of a captioner, in points (CIDEr of 60, not 0.6)."""
+    max_accuracy_drop: float = 1.0
+    """Largest loss of accuracy of an answerer, in points (60, not 0.6)."""
     min_cosine: float = 0.98
     """Least mean cosine of a dual encoder's embeddings, of pictures and of texts."""
     max_r10_drop: float = 1.0

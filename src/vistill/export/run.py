@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from vistill.errors import BundleError
+from vistill.export.answerer import export_answerer
 from vistill.export.common import (
     ExportConfig,
     Report,
@@ -24,6 +25,7 @@ from vistill.export.dual import export_dual, is_dual
 from vistill.export.onnx import export_decoder, export_vision
 from vistill.export.parity import Parity, compare, logit_error, onnx_start, torch_start
 from vistill.export.quantize import quantize_text, quantize_vision
+from vistill.models.checkpoint import ANSWERER
 from vistill.models.folder import read_config
 from vistill.models.loading import KINDS, load_model
 from vistill.models.lora import merge_lora
@@ -37,8 +39,12 @@ MAX_LOGIT_ERROR = 1e-3  # of the fp32 graphs, in standard deviations of the logi
 
 
 def export_checkpoint(checkpoint: Path, out: Path, config: ExportConfig, **about: Any) -> Manifest:
-    """`export_captioner` or `export_dual`, by what the checkpoint is; `about` are keywords of both."""
-    export = export_dual if is_dual(find_checkpoint(checkpoint)) else export_captioner
+    """Export by what the checkpoint is; `about` are keywords of `export_captioner` and the others alike."""
+    folder = find_checkpoint(checkpoint)
+    if is_dual(folder):
+        return export_dual(checkpoint, out, config, **about)
+    answers = read_config(folder, *KINDS, ANSWERER)["kind"] == ANSWERER
+    export = export_answerer if answers else export_captioner
     return export(checkpoint, out, config, **about)
 
 

@@ -1,8 +1,9 @@
 """The bundle: a folder that holds a model ready to run (docs/bundle.md describes the format).
 
     manifest.json    what the model is and how to use it; name, size and sha256 of the files below
-    vision.onnx      captioner: pixels -> cross-attention keys and values; embedder: pixels -> embedding
-    decoder.onnx     captioner: one decoding step with a key/value cache
+    vision.onnx      pixels -> cross-attention keys and values; embedder: pixels -> embedding
+    prompt.onnx      answerer: a question -> the key/value cache after it
+    decoder.onnx     captioner, answerer: one decoding step with a key/value cache
     text.onnx        embedder: tokens -> embedding
     tokenizer.json   of the package `tokenizers`
     README.md        the model card
@@ -29,17 +30,27 @@ from vistill.runtime.decode import GenerationConfig
 from vistill.runtime.image import Preprocess
 
 FORMAT = 1
-CAPTIONER, EMBEDDER = "captioner", "embedder"
+CAPTIONER, ANSWERER, EMBEDDER = "captioner", "answerer", "embedder"
 MANIFEST = "manifest.json"
 CARD = "README.md"
 FILES = {  # kind -> role -> name
     CAPTIONER: {"vision": "vision.onnx", "decoder": "decoder.onnx", "tokenizer": "tokenizer.json"},
+    ANSWERER: {
+        "vision": "vision.onnx",
+        "prompt": "prompt.onnx",
+        "decoder": "decoder.onnx",
+        "tokenizer": "tokenizer.json",
+    },
     EMBEDDER: {"vision": "vision.onnx", "text": "text.onnx", "tokenizer": "tokenizer.json"},
 }
-ONLY = {CAPTIONER: ("generation",), EMBEDDER: ("width", "logit_scale")}  # keys that one kind alone has
+ONLY = {  # keys that not every kind has
+    CAPTIONER: ("generation",),
+    ANSWERER: ("generation",),
+    EMBEDDER: ("width", "logit_scale"),
+}
 PACKAGED = Path(__file__).parent.parent / "bundles"
 MAX_MANIFEST_BYTES = 2**20
-MAX_BYTES = {"vision": 2**31, "decoder": 2**31, "text": 2**31, "tokenizer": 2**26}
+MAX_BYTES = {"vision": 2**31, "prompt": 2**31, "decoder": 2**31, "text": 2**31, "tokenizer": 2**26}
 MAX_SIDE = 4096  # of the picture that the model reads
 MAX_TOKENS = 4096  # of one text
 MAX_WIDTH = 2**16  # of an embedding
@@ -61,18 +72,18 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What manifest.json says. A captioner has `generation`, an embedder `width` and `logit_scale`."""
+    """What manifest.json says. What writes has `generation`, an embedder `width` and `logit_scale`."""
 
     name: str
     preprocess: Preprocess
     generation: GenerationConfig | None
-    """How a captioner searches; None for an embedder."""
+    """How a captioner or answerer searches; None for an embedder."""
     special_tokens: Mapping[str, int]
-    """Ids of "bos" and "eos", and of "pad" and "unk" if the tokenizer has them."""
+    """Ids of "bos" and "eos", an answerer's "ask", and of "pad" and "unk" if the tokenizer has them."""
     files: Mapping[str, FileEntry] = field(default_factory=dict)
     """Role, see `FILES` -> file."""
     context: int = 0
-    """Longest text in tokens. A captioner's may be 0: unknown."""
+    """Longest text in tokens, an answerer's question included. A captioner's may be 0: unknown."""
     precision: str = "fp32"
     """fp32 or int8."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -111,7 +122,7 @@ class Manifest:
         if unknown:
             raise BundleError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
         tokens = _dict(raw, "special_tokens", where)
-        for name in ("bos", "eos"):
+        for name in ("bos", "eos", "ask") if kind == ANSWERER else ("bos", "eos"):
             if name not in tokens:
                 raise BundleError(f"{where}: special_tokens.{name} is missing")
         for name in tokens:
@@ -123,7 +134,7 @@ class Manifest:
                 f"{where}: files must be {', '.join(roles)}; found {', '.join(entries) or 'none'}"
             )
         own: dict[str, Any] = {"generation": None}
-        if kind == CAPTIONER:
+        if "generation" in ONLY[kind]:
             own["generation"] = _generation(_dict(raw, "generation", where), where)
         else:
             own["width"] = _int(raw, "width", where, MAX_WIDTH, least=1)
@@ -266,14 +277,14 @@ def file_entry(path: Path) -> FileEntry:
 
 def _keys(kind: str) -> list[str]:
     """The keys of a manifest of this kind, but for `format` and `kind`, in the order they are written."""
-    foreign = {"kind", *(key for other, keys in ONLY.items() if other != kind for key in keys)}
-    return [f.name for f in fields(Manifest) if f.name not in foreign]
+    special = {key for keys in ONLY.values() for key in keys} - set(ONLY[kind])
+    return [f.name for f in fields(Manifest) if f.name != "kind" and f.name not in special]
 
 
 def _context(raw: Mapping[str, Any], kind: str, where: str) -> int:
     if kind == CAPTIONER:  # the first ones did not say
         return _int({"context": 0, **raw}, "context", where, MAX_TOKENS)
-    return _int(raw, "context", where, MAX_TOKENS, least=2)  # a text has its two marks
+    return _int(raw, "context", where, MAX_TOKENS, least=2)  # a text has its two marks, a prompt too
 
 
 def _logit_scale(raw: Mapping[str, Any], where: str) -> float:

@@ -1,7 +1,7 @@
 """What a user imports: `Captioner`. Pictures in, text out; no torch."""
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +15,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from vistill.errors import BundleError, ConfigError
-from vistill.runtime.bundle import CAPTIONER, Bundle, open_kind
+from vistill.runtime.bundle import ANSWERER, CAPTIONER, Bundle, Manifest, open_kind
 from vistill.runtime.decode import GenerationConfig, generate
 from vistill.runtime.image import DEFAULT_LIMITS, Limits, preprocess
 from vistill.runtime.sessions import DecoderSession, VisionSession, available_cpus
@@ -62,14 +62,7 @@ class Captioner:
         self.bundle = open_kind(bundle, CAPTIONER)
         self.manifest = self.bundle.manifest
         self.preprocess = self.manifest.preprocess
-        assert self.manifest.generation is not None  # a captioner's is there
-        try:
-            self.generation = replace(self.manifest.generation, **generation)
-        except TypeError as error:
-            known = ", ".join(GenerationConfig.__dataclass_fields__)
-            raise ConfigError(
-                f"Captioner: unknown setting in {sorted(generation)}; known are {known}"
-            ) from error
+        self.generation = search_settings(self.manifest, generation, "Captioner")
         longest, context = self.generation.max_new_tokens, self.manifest.context
         if context and longest > context:
             raise ConfigError(f"generation.max_new_tokens={longest}: this model can write at most {context}")
@@ -137,11 +130,21 @@ class Captioner:
             vision = VisionSession(bundle.read("vision"), self.threads, str(bundle.path("vision")))
             tokenizer = bundle.tokenizer()
             decoder = other.result()
-        _check_fit(bundle, vision, decoder)
+        check_fit(bundle, vision, decoder)
         return vision, decoder, tokenizer
 
 
-def _check_fit(bundle: Bundle, vision: VisionSession, decoder: DecoderSession) -> None:
+def search_settings(manifest: Manifest, given: Mapping[str, Any], who: str) -> GenerationConfig:
+    """How a bundle that writes searches, with `given` settings in place of its own. Raises ConfigError."""
+    assert manifest.generation is not None  # its kind has one
+    try:
+        return replace(manifest.generation, **given)
+    except TypeError as error:
+        known = ", ".join(GenerationConfig.__dataclass_fields__)
+        raise ConfigError(f"{who}: unknown setting in {sorted(given)}; known are {known}") from error
+
+
+def check_fit(bundle: Bundle, vision: VisionSession, decoder: DecoderSession) -> None:
     """Raise BundleError if the parts of a bundle are each whole but not made for each other."""
     manifest = bundle.manifest
     if vision.size != manifest.preprocess.size:
@@ -150,6 +153,8 @@ def _check_fit(bundle: Bundle, vision: VisionSession, decoder: DecoderSession) -
         problem = (
             f"the vision graph serves {len(vision.outputs) // 2} layers, the decoder has {decoder.layers}"
         )
+    elif decoder.prompted != (manifest.kind == ANSWERER):
+        problem = f"the decoder of kind {manifest.kind!r} must take `offset` if it answers, and only then"
     elif isinstance(decoder.vocabulary, int) and max(manifest.special_tokens.values()) >= decoder.vocabulary:
         problem = f"a special token is beyond the decoder's {decoder.vocabulary} tokens"
     else:

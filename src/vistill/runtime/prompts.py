@@ -29,7 +29,8 @@ def ask_mark(tokenizer: Tokenizer) -> int:
 def prompt_ids(tokenizer: Tokenizer, question: str, longest: int) -> list[int]:
     """`<bos> question <ask>` in at most `longest` ids; what is too long loses its last words."""
     begin, _ = text_marks(tokenizer)
-    words = _NO_PART_OF_A_QUESTION.sub(" ", question)
+    readable = question.encode("utf-8", "replace").decode()  # a lone surrogate is no text
+    words = _NO_PART_OF_A_QUESTION.sub(" ", readable)
     ids = tokenizer.encode(words, add_special_tokens=False).ids
     return [begin, *ids[: longest - 2], ask_mark(tokenizer)]
 

@@ -1,10 +1,11 @@
 """ONNX Runtime sessions of a bundle.
 
-A captioner has a vision graph and a decoder step with its key/value cache; an embedder has two graphs that
-each give a vector.
+A captioner has a vision graph and a decoder step with its key/value cache, an answerer also a graph that
+fills the cache with a question; an embedder has two graphs that each give a vector.
 """
 
 import os
+from dataclasses import dataclass
 
 import numpy as np
 import onnxruntime as ort
@@ -51,9 +52,10 @@ class DecoderSession:
         if self.layers == 0:
             raise BundleError(f"{name}: it has no input past_key.0")
         kinds = ("cross_key", "cross_value", "past_key", "past_value")
-        _expect_names(
-            name, inputs.values(), {"tokens"} | {f"{k}.{i}" for k in kinds for i in range(self.layers)}
-        )
+        self.prompted = "offset" in inputs
+        """Whether texts begin with a prompt of their own, filled on the left."""
+        given = {"tokens", "offset"} if self.prompted else {"tokens"}
+        _expect_names(name, inputs.values(), given | {f"{k}.{i}" for k in kinds for i in range(self.layers)})
         _, _, self.heads, _, self.head_width = inputs["past_key.0"].shape  # [B, C, h, T, d]
         pairs = [f"{kind}.{i}" for i in range(self.layers) for kind in ("key", "value")]
         self.past = [f"past_{pair}" for pair in pairs]
@@ -62,9 +64,50 @@ class DecoderSession:
         _expect_names(name, outputs.values(), set(self.outputs))
         self.vocabulary = outputs["logits"].shape[-1] if outputs["logits"].shape else None  # may be unknown
 
-    def start(self, cross: Cross) -> "OnnxStepper":
-        """A stepper for the pictures of `cross`, which is what `VisionSession.run` returned."""
-        return OnnxStepper(self, cross)
+    def start(self, cross: Cross, prompt: "Prompt | None" = None) -> "OnnxStepper":
+        """A stepper for the pictures of `cross`, which is what `VisionSession.run` returned.
+
+        prompt: what has been read of each text; needed if `prompted`.
+        """
+        return OnnxStepper(self, cross, prompt)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """B prompts that were read: past keys and values by name, [B, 1, h, T, d], and offset int64 [B]."""
+
+    past: Cross
+    offset: ort.OrtValue
+
+
+class PromptSession:
+    """The prompt graph: the decoder over all tokens of B prompts at once."""
+
+    def __init__(self, model: bytes, threads: int | None = None, name: str = "prompt graph") -> None:
+        self.session = open_session(model, threads, name)
+        names = {value.name for value in self.session.get_inputs()}
+        self.layers = sum(name.startswith("cross_value.") for name in names)
+        cross = {f"{kind}.{i}" for kind in ("cross_key", "cross_value") for i in range(self.layers)}
+        _expect_names(name, self.session.get_inputs(), {"tokens", "offset", *cross})
+        self.cross = sorted(
+            names & cross
+        )  # of the last layer only the keys and values for the past are needed
+        self.outputs = [value.name for value in self.session.get_outputs()]
+
+    def run(self, tokens: NDArray[np.int64], offset: NDArray[np.int64], cross: Cross) -> Prompt:
+        """tokens [B, T], the first offset [B] of each row padding; cross of B rows."""
+        padding = _ort_value(offset)
+        feeds = {name: cross[name] for name in self.cross} | {"tokens": _ort_value(tokens), "offset": padding}
+        values = self.session.run_with_ort_values(self.outputs, feeds)
+        return Prompt(dict(zip(self.outputs, values, strict=True)), padding)
+
+
+def of_pictures(cross: Cross, owner: NDArray[np.int64]) -> Cross:
+    """cross of P pictures -> of B texts; text b is about picture owner[b]."""
+    pictures = next(iter(cross.values())).shape()[0]
+    if len(owner) == pictures and (owner == np.arange(pictures)).all():
+        return cross
+    return {name: _ort_value(value.numpy()[owner]) for name, value in cross.items()}
 
 
 class EmbeddingSession:
@@ -91,9 +134,13 @@ class OnnxStepper:
     so that a row which stays in place is not moved.
     """
 
-    def __init__(self, decoder: DecoderSession, cross: Cross) -> None:
+    def __init__(self, decoder: DecoderSession, cross: Cross, prompt: Prompt | None = None) -> None:
         self.decoder = decoder
         self.cross = cross
+        if prompt is not None:
+            self.cross = cross | {"offset": prompt.offset}
+            self.past = [prompt.past[name] for name in decoder.past]
+            return
         batch = cross["cross_key.0"].shape()[0]
         empty = np.zeros((batch, 1, decoder.heads, 0, decoder.head_width), np.float32)
         self.past = [_ort_value(empty)] * len(decoder.past)

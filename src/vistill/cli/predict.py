@@ -1,0 +1,53 @@
+"""`vistill predict`: answers to the questions of a TSV about the pictures of another."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def predict(
+    image_tsv: Annotated[Path, typer.Option(help="Pictures: key<TAB>base64 a row.")],
+    question_tsv: Annotated[
+        Path, typer.Option(help='Questions: key<TAB>[{"question_id", "question"}] a row.')
+    ],
+    out: Annotated[Path, typer.Option(help='Answers to write, {"answer", "question_id"} a row; goes on.')],
+    model: Annotated[
+        Path | None, typer.Option(help="Bundle or checkpoint folder; else the model in the package.")
+    ] = None,
+    num_beams: Annotated[int | None, typer.Option(min=1, help="1: greedy. Else as the model says.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures that go through the model together.")] = 16,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads; else one for each CPU.")] = None,
+) -> None:
+    """Answer every question; the same command run again does only what is missing.
+
+    `vistill convert vqa-evalai OUT answers.json` makes the file that EvalAI takes. Exit code: 0 all answered,
+    1 some pictures are missing or broken (each is named), 2 a wrong option, file or model.
+    """
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from vistill.data.tsv import TsvFile
+    from vistill.report.answering import open_answerer
+    from vistill.report.predictions import predict as predict_all
+    from vistill.runtime.image import printable
+
+    def say(message: str) -> None:
+        typer.echo(message, err=True)
+
+    answering = open_answerer(model, threads, num_beams=num_beams)
+    images, questions = TsvFile(image_tsv, say), TsvFile(question_tsv, say)
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("questions", total=None)
+
+        def told(done: int, problems: list[str]) -> None:
+            for problem in problems:
+                progress.console.print(printable(problem), markup=False, highlight=False)
+            progress.update(task, completed=done)
+
+        lost = predict_all(answering.answer, images, questions, out, batch_size, told)
+    typer.echo(str(out))
+    if lost:
+        typer.echo(f"{lost:,} questions stay without an answer", err=True)
+        raise typer.Exit(1)
