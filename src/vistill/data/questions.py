@@ -270,8 +270,8 @@ def subjects(scene: Scene) -> Iterator[Question]:
             continue
         word = "who" if person else "what"
         done = f"{verb} {preposition.replace('-', ' ')}".rstrip()
-        named = plural(thing) if many else thing
-        text = f"{word} is {done} the {named}?"
+        object_name = plural(thing) if many else thing
+        text = f"{word} is {done} the {object_name}?"
         yield Question(scene.picture, "object", text, answer, f"{word} {verb}")
 
 

@@ -50,7 +50,8 @@ def compile_trunk(tower: VisionTower, size: tuple[int, int], stop: int) -> Run:
     name = session.get_inputs()[0].name
 
     def run(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        found: Any = session.run(None, {name: pixels})
-        return found[0]  # type: ignore[no-any-return]
+        outputs: Any = session.run(None, {name: pixels})
+        found: NDArray[np.float32] = outputs[0]
+        return found
 
     return run

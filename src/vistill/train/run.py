@@ -135,7 +135,7 @@ def open_folder(config: RunConfig, resume: bool) -> Path:
         raise ConfigError(f"{folder} holds a run already: add --resume to go on, or choose another name=...")
     if not config.trainer.fast_dev_run:
         folder.mkdir(parents=True, exist_ok=True)
-        if rank_zero_only.rank == 0:  # torchrun starts all processes at once
+        if getattr(rank_zero_only, "rank", 0) == 0:  # torchrun starts all processes at once
             write_json(folder / "config.json", _plain(config))
     L.seed_everything(config.trainer.seed, verbose=False)
     return folder
