@@ -68,7 +68,7 @@ def test_tasks_have_settings_of_their_own() -> None:
 
 
 def test_settings_of_a_prefix_need_one() -> None:
-    with pytest.raises(ConfigError, match="known: .*tinyvit-distilgpt2, tiny"):
+    with pytest.raises(ConfigError, match=r"known: .*tinyvit-distilgpt2, tiny"):
         compose_train(["prefix.mapper.kind=mlp"])
     config = compose_train(["prefix=tiny", "prefix.mapper.kind=mlp"])
     assert config.prefix is not None
