@@ -19,6 +19,7 @@ from tests.tiny import build_data
 from vistill.data.dataset import open_split
 from vistill.data.text import TokenizerConfig, train_tokenizer
 from vistill.errors import BundleError
+from vistill.export import common
 from vistill.export import dual as exporting
 from vistill.export.common import ExportConfig
 from vistill.export.dual import export_dual, is_dual
@@ -167,8 +168,8 @@ def test_a_bundle_that_lost_too_much_is_refused_and_not_written(
         spoil(target, 1.0)
 
     copy = shutil.copyfile
-    monkeypatch.setattr(exporting, "quantize_text", bad)
-    monkeypatch.setattr(exporting, "quantize_vision", lambda source, target, pixels: copy(source, target))
+    monkeypatch.setattr(common, "quantize_text", bad)
+    monkeypatch.setattr(common, "quantize_vision", lambda source, target, pixels: copy(source, target))
     config = ExportConfig("int8", exported.data, calibration_pictures=4, threads=1)
     with pytest.raises(BundleError, match=r"on 8 pictures the mean text cosine 0\.\d+ is below 0\.98"):
         export_dual(exported.checkpoint, tmp_path / "bundle", config)

@@ -14,7 +14,7 @@ from tests.export.conftest import Exported
 
 from vistill.data.dataset import open_split
 from vistill.errors import BundleError, ConfigError
-from vistill.export import run
+from vistill.export import common, run
 from vistill.export.common import ExportConfig, without_folders
 from vistill.export.parity import torch_start
 from vistill.export.run import export_captioner
@@ -124,9 +124,9 @@ def test_a_bundle_that_lost_too_much_is_refused_and_not_written(
         shutil.copyfile(source, target)
         spoil(target, 1.0)
 
-    monkeypatch.setattr(run, "quantize_text", bad)
+    monkeypatch.setattr(common, "quantize_text", bad)
     monkeypatch.setattr(
-        run, "quantize_vision", lambda source, target, pixels: shutil.copyfile(source, target)
+        common, "quantize_vision", lambda source, target, pixels: shutil.copyfile(source, target)
     )
     config = ExportConfig("int8", exported.data, calibration_pictures=4, threads=1)
     with pytest.raises(

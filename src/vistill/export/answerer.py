@@ -1,11 +1,9 @@
 """An answerer's checkpoint -> a bundle of kind `answerer`, or an error with the figures and no bundle."""
 
-import dataclasses
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,19 +12,20 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from vistill.data.asked import open_asked
-from vistill.errors import BundleError
 from vistill.export.common import (
     ExportConfig,
     Report,
-    calibration_pixels,
+    chosen_search,
+    described,
     find_checkpoint,
-    how_exported,
+    name_of,
     publish,
-    scores_of,
-    without_folders,
+    quantized,
+    refuse_existing,
+    refuse_for,
 )
 from vistill.export.onnx import export_vision, name_pairs, write_graph
-from vistill.export.quantize import quantize_text, quantize_vision
+from vistill.export.parity import likeliest
 from vistill.metrics.vqa_baselines import Asked
 from vistill.models.answerer import PromptedStepper, of_questions
 from vistill.models.captioner import Captioner
@@ -139,10 +138,6 @@ class AnswerParity:
             return 0.0
         return self.accuracy_checkpoint - self.accuracy_bundle
 
-    def to_dict(self) -> dict[str, Any]:
-        """The figures as JSON values, rounded."""
-        return {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(self).items()}
-
 
 def export_answerer(
     checkpoint: Path,
@@ -159,16 +154,11 @@ def export_answerer(
     Without `config.data` the check runs on random pictures and words. Raises BundleError as
     `export_captioner` does.
     """
-    if out.exists() and not replace_existing:
-        raise BundleError(f"{out}: exists already; remove it or ask to replace it")
+    refuse_existing(out, replace_existing)
     checkpoint = find_checkpoint(checkpoint)
     model, tokenizer, _, spec = load_answerer(checkpoint)
     provenance = read_config(checkpoint, KIND).get("provenance", {})
-    chosen: dict[str, Any] = {"num_beams": config.num_beams, "length_penalty": config.length_penalty}
-    search = dataclasses.replace(
-        GenerationConfig(**provenance.get("config", {}).get("generation", {})),
-        **{key: value for key, value in chosen.items() if value is not None},
-    )
+    search = chosen_search(provenance, config)
     photos = check_photos(config, spec, tokenizer, model.config.decoder.context - search.max_new_tokens)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch_name:
@@ -181,13 +171,7 @@ def export_answerer(
         report("graphs", 2, 2)
         tokenizer.save(str(files["tokenizer"]))
         if config.precision == "int8":
-            small = {role: scratch / f"int8-{files[role].name}" for role in ("vision", "prompt", "decoder")}
-            quantize_text(files["prompt"], small["prompt"])
-            quantize_text(files["decoder"], small["decoder"])
-            report("int8", 1, 2)
-            quantize_vision(files["vision"], small["vision"], calibration_pixels(config, spec))
-            report("int8", 2, 2)
-            files |= small
+            files |= quantized(files, ["prompt", "decoder"], config, spec, report)
         parity = compare_answers(
             torch_start(model),
             onnx_start(files["vision"], files["prompt"], files["decoder"], config.threads),
@@ -198,15 +182,13 @@ def export_answerer(
         )
         refuse(parity, config)
         manifest = Manifest(
-            name=name or provenance.get("config", {}).get("name", "") or checkpoint.resolve().name,
+            name=name or name_of(checkpoint, provenance),
             preprocess=spec,
             generation=search,
             special_tokens={"pad": PAD, "bos": BOS, "eos": EOS, "unk": UNK, "ask": ask_mark(tokenizer)},
             context=model.config.decoder.context,
-            precision=config.precision,
-            provenance=without_folders(provenance) | {"export": how_exported(config, model)},
-            scores=scores_of(checkpoint, parity.to_dict(), config),
             licence=licence,
+            **described(checkpoint, model, provenance, parity, config),
             kind=ANSWERER,
         )
         return publish(manifest, files, scratch, out)
@@ -282,7 +264,7 @@ def compare_answers(
             stepper = begin(pixels, owner, prompts)
             some = generate(stepper, len(prompts), bos=ask, eos=EOS, config=search)
             found.append([one[0].tokens for one in some])
-        told = [_argmax(begin(pixels, owner, prompts), found[0], ask) for begin in (checkpoint, bundle)]
+        told = [likeliest(begin(pixels, owner, prompts), found[0], ask) for begin in (checkpoint, bundle)]
         lengths = np.array([len(answer) + 1 for answer in found[0]])  # the end mark is a token too
         counted = np.arange(told[0].shape[1]) < lengths[:, None]
         positions += int(counted.sum())
@@ -297,7 +279,7 @@ def compare_answers(
     if not all(photo.asked for photo in photos):
         return parity
     before, after = (100 * right / questions).tolist()
-    return dataclasses.replace(parity, accuracy_checkpoint=before, accuracy_bundle=after)
+    return replace(parity, accuracy_checkpoint=before, accuracy_bundle=after)
 
 
 def refuse(parity: AnswerParity, config: ExportConfig) -> None:
@@ -313,18 +295,4 @@ def refuse(parity: AnswerParity, config: ExportConfig) -> None:
             f"accuracy falls from {parity.accuracy_checkpoint:.2f} to {parity.accuracy_bundle:.2f}, "
             f"more than {config.max_accuracy_drop:g}"
         )
-    if reasons:
-        raise BundleError(
-            f"export refused: on {parity.questions} questions {' and '.join(reasons)}; nothing was written"
-        )
-
-
-def _argmax(stepper: Stepper, answers: list[tuple[int, ...]], ask: int) -> NDArray[np.int64]:
-    """The likeliest token at each position of given answers: [B, T + 1]; beyond an answer's end anything."""
-    longest = max(map(len, answers))
-    given = np.full((len(answers), longest + 1), EOS)
-    given[:, 0] = ask
-    for row, answer in zip(given, answers, strict=True):
-        row[1 : len(answer) + 1] = answer
-    steps = [stepper.step(given[:, t : t + 1])[:, 0].argmax(axis=1) for t in range(longest + 1)]
-    return np.stack(steps, axis=1)
+    refuse_for(reasons, f"{parity.questions} questions")

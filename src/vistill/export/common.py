@@ -1,8 +1,8 @@
 """What exports of every kind share: settings, pictures to calibrate and to check with, publishing."""
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 import vistill
 from vistill.data.dataset import open_split
-from vistill.errors import ConfigError
+from vistill.errors import BundleError, ConfigError
 from vistill.export.card import model_card
-from vistill.export.parity import Picture
+from vistill.export.parity import Picture, figures
+from vistill.export.quantize import quantize_text, quantize_vision
 from vistill.models.captioner import parameter_count
 from vistill.models.checkpoint import weights_hash
 from vistill.runtime.bundle import CARD, Manifest, write_bundle
+from vistill.runtime.decode import GenerationConfig
 from vistill.runtime.image import Preprocess, preprocess
 
 PRECISIONS = ("fp32", "int8")
@@ -74,6 +76,39 @@ def find_checkpoint(folder: Path) -> Path:
     return best if not (folder / "config.json").is_file() and (best / "config.json").is_file() else folder
 
 
+def refuse_existing(out: Path, replace_existing: bool) -> None:
+    """Raise BundleError if something lies at `out` that must not be replaced."""
+    if out.exists() and not replace_existing:
+        raise BundleError(f"{out}: exists already; remove it or ask to replace it")
+
+
+def chosen_search(provenance: Mapping[str, Any], config: ExportConfig) -> GenerationConfig:
+    """How the bundle searches: as the checkpoint was trained to, but for what `config` chooses."""
+    chosen: dict[str, Any] = {"num_beams": config.num_beams, "length_penalty": config.length_penalty}
+    trained = GenerationConfig(**provenance.get("config", {}).get("generation", {}))
+    return replace(trained, **{name: value for name, value in chosen.items() if value is not None})
+
+
+def quantized(
+    files: Mapping[str, Path], texts: Sequence[str], config: ExportConfig, spec: Preprocess, report: Report
+) -> dict[str, Path]:
+    """int8 graphs beside those of the roles `vision` and `texts`, by role."""
+    small = {role: files[role].with_name(f"int8-{files[role].name}") for role in ("vision", *texts)}
+    report("int8", 0, 2)
+    for role in texts:
+        quantize_text(files[role], small[role])
+    report("int8", 1, 2)
+    quantize_vision(files["vision"], small["vision"], calibration_pixels(config, spec))
+    report("int8", 2, 2)
+    return small
+
+
+def refuse_for(reasons: Sequence[str], on: str) -> None:
+    """Raise BundleError if there are reasons; `on` says what the comparison was made on."""
+    if reasons:
+        raise BundleError(f"export refused: on {on} {' and '.join(reasons)}; nothing was written")
+
+
 def without_folders(value: Any) -> Any:
     """JSON values with absolute paths cut to their last part: a bundle tells nothing of its maker's disk."""
     if isinstance(value, Mapping):
@@ -120,9 +155,25 @@ def how_exported(config: ExportConfig, model: torch.nn.Module) -> dict[str, Any]
     return how
 
 
-def scores_of(checkpoint: Path, parity: dict[str, Any], config: ExportConfig) -> dict[str, Any]:
+def described(
+    checkpoint: Path, model: torch.nn.Module, provenance: dict[str, Any], parity: Any, config: ExportConfig
+) -> dict[str, Any]:
+    """Fields of the manifest that bundles of every kind fill alike; `parity` is a dataclass of figures."""
+    return {
+        "precision": config.precision,
+        "provenance": without_folders(provenance) | {"export": how_exported(config, model)},
+        "scores": scores_of(checkpoint, parity, config),
+    }
+
+
+def name_of(checkpoint: Path, provenance: Mapping[str, Any]) -> str:
+    """The name of a bundle that was given none: its run's, else its folder's."""
+    return provenance.get("config", {}).get("name", "") or checkpoint.resolve().name
+
+
+def scores_of(checkpoint: Path, parity: Any, config: ExportConfig) -> dict[str, Any]:
     """What was measured on the checkpoint, if its metrics.json is there, and by the export."""
-    scores: dict[str, Any] = {"export": parity}
+    scores: dict[str, Any] = {"export": figures(parity)}
     if config.data is not None:
         scores["export"] |= {"data": config.data.resolve().name, "split": config.split}
     measured = checkpoint / "metrics.json"

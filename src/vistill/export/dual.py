@@ -3,7 +3,7 @@
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,17 @@ from vistill.errors import BundleError
 from vistill.export.common import (
     ExportConfig,
     Report,
-    calibration_pixels,
     check_pictures,
+    described,
     find_checkpoint,
-    how_exported,
+    name_of,
     publish,
-    scores_of,
-    without_folders,
+    quantized,
+    refuse_existing,
+    refuse_for,
 )
 from vistill.export.onnx import export_image, export_text
 from vistill.export.parity import Picture
-from vistill.export.quantize import quantize_text, quantize_vision
 from vistill.metrics.retrieval import retrieval_scores
 from vistill.models import clip, dual
 from vistill.models.loading import AnyDual, load_dual_model
@@ -66,10 +66,6 @@ class DualParity:
             return 0.0
         return self.r10_checkpoint - self.r10_bundle
 
-    def to_dict(self) -> dict[str, Any]:
-        """The figures as JSON values, rounded."""
-        return {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(self).items()}
-
 
 def is_dual(folder: Path) -> bool:
     """Whether the folder's config.json is of a dual encoder, vistill's or CLIP of `transformers`."""
@@ -99,8 +95,7 @@ def export_dual(
     BundleError if the checkpoint is broken, if `out` exists (and `replace_existing` is not set), or, with the
     figures, if the bundle is further from the checkpoint than the tolerances.
     """
-    if out.exists() and not replace_existing:
-        raise BundleError(f"{out}: exists already; remove it or ask to replace it")
+    refuse_existing(out, replace_existing)
     checkpoint = find_checkpoint(checkpoint)
     model, tokenizer, spec = load_dual_model(checkpoint)
     provenance = _provenance(checkpoint)
@@ -121,13 +116,7 @@ def export_dual(
         few = np.stack([picture.load() for picture in pictures[:2]])
         _refuse_error(embedding_error(model, files["vision"], files["text"], few, tokens[:8]))
         if config.precision == "int8":
-            report("int8", 0, 2)
-            small = {role: scratch / f"int8-{FILES[EMBEDDER][role]}" for role in ("vision", "text")}
-            quantize_text(files["text"], small["text"])
-            report("int8", 1, 2)
-            quantize_vision(files["vision"], small["vision"], calibration_pixels(config, spec))
-            report("int8", 2, 2)
-            files |= small
+            files |= quantized(files, ["text"], config, spec, report)
         parity = compare_dual(
             model,
             files["vision"],
@@ -139,15 +128,13 @@ def export_dual(
         )
         _refuse(parity, config)
         manifest = Manifest(
-            name=name or provenance.get("config", {}).get("name", "") or checkpoint.resolve().name,
+            name=name or name_of(checkpoint, provenance),
             preprocess=spec,
             generation=None,
             special_tokens={"bos": begin, "eos": end} | {k: v for k, v in others.items() if v is not None},
             context=model.context,
-            precision=config.precision,
-            provenance=without_folders(provenance) | {"export": how_exported(config, model)},
-            scores=scores_of(checkpoint, parity.to_dict(), config),
             licence=licence,
+            **described(checkpoint, model, provenance, parity, config),
             kind=EMBEDDER,
             width=model.config.width,
             logit_scale=round(model.scale().item(), 4),
@@ -275,7 +262,4 @@ def _refuse(parity: DualParity, config: ExportConfig) -> None:
             f"R@10 fell by {parity.r10_drop:.2f} (checkpoint {parity.r10_checkpoint:.2f}, bundle "
             f"{parity.r10_bundle:.2f}), more than {config.max_r10_drop:g}"
         )
-    if reasons:
-        raise BundleError(
-            f"export refused: on {parity.pictures} pictures {' and '.join(reasons)}; nothing was written"
-        )
+    refuse_for(reasons, f"{parity.pictures} pictures")

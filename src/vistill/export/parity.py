@@ -52,9 +52,10 @@ class Parity:
             return 0.0
         return self.cider_checkpoint - self.cider_bundle
 
-    def to_dict(self) -> dict[str, Any]:
-        """The figures as JSON values, rounded."""
-        return {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(self).items()}
+
+def figures(parity: Any) -> dict[str, Any]:
+    """The fields of a dataclass of figures as JSON values, rounded."""
+    return {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(parity).items()}
 
 
 def torch_start(model: AnyCaptioner) -> Start:
@@ -112,7 +113,7 @@ def compare(
     for batch in _batches(pictures):
         pixels = np.stack([picture.load() for picture in batch])
         found = [_best(start(pixels), len(batch), config) for start in (checkpoint, bundle)]
-        both = _argmax(checkpoint(pixels), found[0]), _argmax(bundle(pixels), found[0])
+        both = [likeliest(start(pixels), found[0], BOS) for start in (checkpoint, bundle)]
         for i, picture in enumerate(batch):
             length = len(found[0][i]) + 1  # the end mark is a token too
             positions += length
@@ -136,13 +137,16 @@ def _best(stepper: Stepper, count: int, config: GenerationConfig) -> list[tuple[
     return [found[0].tokens for found in generate(stepper, count, bos=BOS, eos=EOS, config=config)]
 
 
-def _argmax(stepper: Stepper, captions: list[tuple[int, ...]]) -> NDArray[np.int64]:
-    """The likeliest token at each position of given captions: [B, T + 1]; beyond a caption's end anything."""
-    length = max(map(len, captions))
-    given = np.full((len(captions), length + 1), EOS)
-    given[:, 0] = BOS
-    for row, caption in zip(given, captions, strict=True):
-        row[1 : len(caption) + 1] = caption
+def likeliest(stepper: Stepper, texts: Sequence[tuple[int, ...]], begin: int) -> NDArray[np.int64]:
+    """The likeliest token at each position of given texts after the mark `begin`: [B, T + 1].
+
+    Beyond the end of a text it is anything.
+    """
+    length = max(map(len, texts))
+    given = np.full((len(texts), length + 1), EOS)
+    given[:, 0] = begin
+    for row, text in zip(given, texts, strict=True):
+        row[1 : len(text) + 1] = text
     return np.stack(
         [stepper.step(given[:, t : t + 1])[:, 0].argmax(axis=1) for t in range(length + 1)], axis=1
     )

@@ -1,8 +1,6 @@
 """`vistill export`: a checkpoint folder -> a bundle folder, or an error with the figures and no bundle."""
 
-import dataclasses
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +11,19 @@ from vistill.export.answerer import export_answerer
 from vistill.export.common import (
     ExportConfig,
     Report,
-    calibration_pixels,
     check_pictures,
+    chosen_search,
+    described,
     find_checkpoint,
-    how_exported,
+    name_of,
     publish,
-    scores_of,
-    without_folders,
+    quantized,
+    refuse_existing,
+    refuse_for,
 )
 from vistill.export.dual import export_dual, is_dual
 from vistill.export.onnx import export_decoder, export_vision
 from vistill.export.parity import Parity, compare, logit_error, onnx_start, torch_start
-from vistill.export.quantize import quantize_text, quantize_vision
 from vistill.models.checkpoint import ANSWERER
 from vistill.models.folder import read_config
 from vistill.models.loading import KINDS, load_model
@@ -33,7 +32,6 @@ from vistill.models.prefix import PrefixCaptioner
 from vistill.models.tokens import BOS, EOS, PAD, UNK
 from vistill.runtime.bundle import CAPTIONER, FILES, Manifest
 from vistill.runtime.decode import GenerationConfig
-from vistill.runtime.image import Preprocess
 
 MAX_LOGIT_ERROR = 1e-3  # of the fp32 graphs, in standard deviations of the logits
 
@@ -64,18 +62,13 @@ def export_captioner(
     the checkpoint is broken, if `out` exists (and `replace_existing` is not set), or, with the figures, if
     the bundle falls more than the tolerances below the checkpoint.
     """
-    if out.exists() and not replace_existing:
-        raise BundleError(f"{out}: exists already; remove it or ask to replace it")
+    refuse_existing(out, replace_existing)
     checkpoint = find_checkpoint(checkpoint)
     model, tokenizer, spec = load_model(checkpoint)
     if isinstance(model, PrefixCaptioner):
         merge_lora(model.decoder.language)
     provenance = read_config(checkpoint, *KINDS).get("provenance", {})
-    chosen: dict[str, Any] = {"num_beams": config.num_beams, "length_penalty": config.length_penalty}
-    search = dataclasses.replace(
-        GenerationConfig(**provenance.get("config", {}).get("generation", {})),
-        **{name: value for name, value in chosen.items() if value is not None},
-    )
+    search = chosen_search(provenance, config)
     _check_length(search, model.config.decoder.context)
     pictures = check_pictures(config, spec)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +88,7 @@ def export_captioner(
         size = model.config.decoder
         _refuse_logits(logit_error(exact, checkpoint_start, pixels, size.vocab_size, size.context))
         if config.precision == "int8":
-            files |= _quantize(files, config, spec, scratch, report)
+            files |= quantized(files, ["decoder"], config, spec, report)
         parity = compare(
             checkpoint_start,
             onnx_start(files["vision"], files["decoder"], config.threads),
@@ -106,15 +99,13 @@ def export_captioner(
         )
         _refuse(parity, config)
         manifest = Manifest(
-            name=name or provenance.get("config", {}).get("name", "") or checkpoint.resolve().name,
+            name=name or name_of(checkpoint, provenance),
             preprocess=spec,
             generation=search,
             special_tokens={"pad": PAD, "bos": BOS, "eos": EOS, "unk": UNK},
             context=model.config.decoder.context,
-            precision=config.precision,
-            provenance=without_folders(provenance) | {"export": how_exported(config, model)},
-            scores=scores_of(checkpoint, parity.to_dict(), config),
             licence=licence,
+            **described(checkpoint, model, provenance, parity, config),
         )
         return publish(manifest, files, scratch, out)
 
@@ -124,18 +115,6 @@ def _check_length(search: GenerationConfig, context: int) -> None:
         raise BundleError(
             f"generation.max_new_tokens={search.max_new_tokens}: the decoder has only {context} positions"
         )
-
-
-def _quantize(
-    files: Mapping[str, Path], config: ExportConfig, spec: Preprocess, scratch: Path, report: Report
-) -> dict[str, Path]:
-    small = {role: scratch / f"int8-{FILES[CAPTIONER][role]}" for role in ("vision", "decoder")}
-    report("int8", 0, 2)
-    quantize_text(files["decoder"], small["decoder"])
-    report("int8", 1, 2)
-    quantize_vision(files["vision"], small["vision"], calibration_pixels(config, spec))
-    report("int8", 2, 2)
-    return small
 
 
 def _refuse_logits(error: float) -> None:
@@ -155,7 +134,4 @@ def _refuse(parity: Parity, config: ExportConfig) -> None:
             f"CIDEr fell by {parity.cider_drop:.2f} (checkpoint {parity.cider_checkpoint:.2f}, bundle "
             f"{parity.cider_bundle:.2f}), more than {config.max_cider_drop:g}"
         )
-    if reasons:
-        raise BundleError(
-            f"export refused: on {parity.pictures} pictures {' and '.join(reasons)}; nothing was written"
-        )
+    refuse_for(reasons, f"{parity.pictures} pictures")

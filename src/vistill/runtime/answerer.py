@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, overload
@@ -17,7 +17,14 @@ from vistill.errors import BundleError, ConfigError
 from vistill.runtime.bundle import ANSWERER, open_kind
 from vistill.runtime.decode import GenerationConfig, generate
 from vistill.runtime.image import DEFAULT_LIMITS, Limits, preprocess
-from vistill.runtime.pipelines import Source, check_fit, search_settings
+from vistill.runtime.pipelines import (
+    Source,
+    check_counts,
+    check_fit,
+    check_pixels,
+    returning,
+    search_settings,
+)
 from vistill.runtime.prompts import answer_text, left_padded, prompt_ids
 from vistill.runtime.sessions import (
     Cross,
@@ -65,10 +72,7 @@ class Answerer:
         limits: Limits = DEFAULT_LIMITS,
         **generation: Any,
     ) -> None:
-        if threads is not None and threads < 1:
-            raise ConfigError(f"threads={threads}: must be at least 1")
-        if batch_size < 1:
-            raise ConfigError(f"batch_size={batch_size}: must be at least 1")
+        check_counts(threads, batch_size)
         self.threads = threads or available_cpus()
         self.batch_size = batch_size
         self.limits = limits
@@ -121,14 +125,10 @@ class Answerer:
 
         Question b is about picture owner[b].
         """
-        shape = (3, *self.preprocess.size)
-        if pixels.dtype != np.float32 or pixels.shape[1:] != shape:
-            raise ValueError(f"pixels must be float32 [P, {shape}], got {pixels.dtype} {pixels.shape}")
+        check_pixels(pixels, self.preprocess)
         if not questions:
             return []
-        config = self.generation
-        if num_return is not None:
-            config = replace(config, num_return=num_return, num_beams=max(config.num_beams, num_return))
+        config = returning(self.generation, num_return)
         vision, *_, tokenizer = self._parts
         cross = vision.run(pixels)
         prompts = [prompt_ids(tokenizer, question, self.longest) for question in questions]

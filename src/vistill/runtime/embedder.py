@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from vistill.errors import BundleError, ConfigError, ImageError
 from vistill.runtime.bundle import EMBEDDER, Bundle, open_kind
 from vistill.runtime.image import DEFAULT_LIMITS, Limits, preprocess
-from vistill.runtime.pipelines import Source
+from vistill.runtime.pipelines import Source, check_counts, check_pixels
 from vistill.runtime.sessions import EmbeddingSession, available_cpus
 from vistill.runtime.texts import encode_texts
 
@@ -50,10 +50,7 @@ class Embedder:
         batch_size: int = 16,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        if threads is not None and threads < 1:
-            raise ConfigError(f"threads={threads}: must be at least 1")
-        if batch_size < 1:
-            raise ConfigError(f"batch_size={batch_size}: must be at least 1")
+        check_counts(threads, batch_size)
         self.threads = threads or available_cpus()
         self.batch_size = batch_size
         self.limits = limits
@@ -102,9 +99,7 @@ class Embedder:
 
     def image_arrays(self, pixels: Floats) -> Floats:
         """As `images`, for pictures that `preprocess` describes, ready as float32 [B, 3, H, W]."""
-        shape = (3, *self.preprocess.size)
-        if pixels.dtype != np.float32 or pixels.shape[1:] != shape:
-            raise ValueError(f"pixels must be float32 [B, {shape}], got {pixels.dtype} {pixels.shape}")
+        check_pixels(pixels, self.preprocess)
         vision = self._parts[0]
         return self._joined(vision.run(pixels[rows]) for rows in self._batches(len(pixels)))
 

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from vistill.errors import BundleError, ConfigError
 from vistill.runtime.bundle import ANSWERER, CAPTIONER, Bundle, Manifest, open_kind
 from vistill.runtime.decode import GenerationConfig, generate
-from vistill.runtime.image import DEFAULT_LIMITS, Limits, preprocess
+from vistill.runtime.image import DEFAULT_LIMITS, Limits, Preprocess, preprocess
 from vistill.runtime.sessions import DecoderSession, VisionSession, available_cpus
 
 Source = bytes | str | Path | Image.Image
@@ -52,10 +52,7 @@ class Captioner:
         limits: Limits = DEFAULT_LIMITS,
         **generation: Any,
     ) -> None:
-        if threads is not None and threads < 1:
-            raise ConfigError(f"threads={threads}: must be at least 1")
-        if batch_size < 1:
-            raise ConfigError(f"batch_size={batch_size}: must be at least 1")
+        check_counts(threads, batch_size)
         self.threads = threads or available_cpus()
         self.batch_size = batch_size
         self.limits = limits
@@ -91,12 +88,8 @@ class Captioner:
         self, pixels: NDArray[np.float32], num_return: int | None = None
     ) -> list[list[Caption]]:
         """As `caption`, for pictures that `preprocess` describes, ready as float32 [B, 3, H, W]."""
-        shape = (3, *self.preprocess.size)
-        if pixels.dtype != np.float32 or pixels.shape[1:] != shape:
-            raise ValueError(f"pixels must be float32 [B, {shape}], got {pixels.dtype} {pixels.shape}")
-        config = self.generation
-        if num_return is not None:
-            config = replace(config, num_return=num_return, num_beams=max(config.num_beams, num_return))
+        check_pixels(pixels, self.preprocess)
+        config = returning(self.generation, num_return)
         found: list[list[Caption]] = []
         for start in range(0, len(pixels), self.batch_size):
             found += self._caption_batch(pixels[start : start + self.batch_size], config)
@@ -132,6 +125,28 @@ class Captioner:
             decoder = other.result()
         check_fit(bundle, vision, decoder)
         return vision, decoder, tokenizer
+
+
+def check_counts(threads: int | None, batch_size: int) -> None:
+    """Raise ConfigError unless both are at least 1; None threads are all CPUs."""
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads={threads}: must be at least 1")
+    if batch_size < 1:
+        raise ConfigError(f"batch_size={batch_size}: must be at least 1")
+
+
+def check_pixels(pixels: NDArray[np.float32], spec: Preprocess) -> None:
+    """Raise ValueError unless pixels are float32 [B, 3, H, W] of the size that `spec` gives."""
+    shape = (3, *spec.size)
+    if pixels.dtype != np.float32 or pixels.shape[1:] != shape:
+        raise ValueError(f"pixels must be float32 [B, {shape}], got {pixels.dtype} {pixels.shape}")
+
+
+def returning(config: GenerationConfig, num_return: int | None) -> GenerationConfig:
+    """`config` with so many texts returned, and beams enough for them; None leaves it as it is."""
+    if num_return is None:
+        return config
+    return replace(config, num_return=num_return, num_beams=max(config.num_beams, num_return))
 
 
 def search_settings(manifest: Manifest, given: Mapping[str, Any], who: str) -> GenerationConfig:
