@@ -58,7 +58,7 @@ def of_questions(cross: list[KeyValue], owner: Sequence[int]) -> list[KeyValue]:
 def grow_vocabulary(model: Captioner, size: int) -> Captioner:
     """The same network with `size` tokens; new ones begin as the mean of all, a little apart.
 
-    A model that has that many already comes back as it is.
+    A model that has that many already comes back as it is. `decoder.new_rows` tells how many are new.
     """
     had = model.config.decoder.vocab_size
     if size <= had:
@@ -71,4 +71,5 @@ def grow_vocabulary(model: Captioner, size: int) -> Captioner:
     state["decoder.embed.weight"] = torch.cat((table, rows))
     state["word_bias"] = torch.cat((bias, torch.full((size - had,), -5.0)))
     grown.load_state_dict(state)
+    grown.decoder.new_rows = size - had
     return grown.train(model.training)

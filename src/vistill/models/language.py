@@ -54,6 +54,7 @@ class Decoder(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
+        self.new_rows = 0  # at the end of the table, if it was enlarged for new words and is to learn them
         self.embed = nn.Embedding(config.vocab_size, config.width)
         self.position = nn.Embedding(config.context, config.width)
         self.dropout = nn.Dropout(config.dropout)
@@ -64,6 +65,12 @@ class Decoder(nn.Module):
         for layer in layers:  # residual branches start smaller, as in GPT-2
             for out in (layer.attention.out, layer.cross.out, layer.feed.out):
                 nn.init.normal_(out.weight, std=0.02 / math.sqrt(3 * config.layers))
+
+    @property
+    def cross_attention(self) -> list[nn.Module]:
+        """What reads the picture, with the norms before it."""
+        layers = [cast(DecoderLayer, layer) for layer in self.layers]
+        return [module for layer in layers for module in (layer.norm_cross, layer.cross)]
 
     def cross_kv(self, memory: Tensor) -> list[KeyValue]:
         """memory [B, N, D] -> for each layer (key [B, h, d, N], value [B, h, N, d])."""

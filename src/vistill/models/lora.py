@@ -3,9 +3,12 @@
     y = W x + (alpha / rank) * up(down(x)),   down [rank, in], up [out, rank], up starts at zero
 
 Works on `nn.Linear`, GPT-2's `Conv1D` and the 8- and 4-bit layers of bitsandbytes, which it does not look
-into. `merge` adds the products to the weights: a plain model again, of the same outputs.
+into. `merge_lora` adds the products to the weights: a plain model again, of the same outputs.
 """
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +31,9 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         if self.rank < 1:
-            raise ConfigError(f"model.decoder.lora.rank={self.rank}: must be at least 1")
+            raise ConfigError(f"lora.rank={self.rank}: must be at least 1")
         if self.alpha <= 0 or not 0 <= self.dropout < 1:
-            raise ConfigError("model.decoder.lora: alpha must be above 0, dropout in [0, 1)")
+            raise ConfigError("lora: alpha must be above 0, dropout in [0, 1)")
 
 
 class Lora(nn.Module):
@@ -64,22 +67,42 @@ class Lora(nn.Module):
         return self.base
 
 
-def add_lora(language: Any, config: LoraConfig) -> None:
-    """Freeze a language model and put a `Lora` in place of every dense layer but the output's, in place."""
-    language.requires_grad_(False)
-    output = language.get_output_embeddings()
-    for parent in list(language.modules()):
+def add_lora(module: nn.Module, config: LoraConfig, *, but: nn.Module | None = None) -> None:
+    """Freeze a module and put a `Lora` in place of every dense layer inside it but `but`, in place."""
+    module.requires_grad_(False)
+    for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
-            if child is not output and _is_dense(child):
+            if child is not but and _is_dense(child):
                 setattr(parent, name, Lora(child, config))
 
 
-def merge_lora(language: Any) -> None:
+def merge_lora(module: nn.Module) -> None:
     """Put the merged dense layers back, in place; nothing happens where there is no LoRA."""
-    for parent in list(language.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, Lora):
-                setattr(parent, name, child.merged())
+    for parent, name, lora in _loras(module):
+        setattr(parent, name, lora.merged())
+
+
+@contextmanager
+def merged(module: nn.Module) -> Iterator[None]:
+    """Inside the block the module is a plain one, its LoRA merged into copies; after it, it is as before."""
+    found = _loras(module)
+    try:
+        for parent, name, lora in found:
+            setattr(parent, name, copy.deepcopy(lora).merged())
+        yield
+    finally:
+        for parent, name, lora in found:
+            setattr(parent, name, lora)
+
+
+def _loras(module: nn.Module) -> list[tuple[nn.Module, str, Lora]]:
+    """(parent, name, LoRA) of all inside a module."""
+    return [
+        (parent, name, child)
+        for parent in module.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, Lora)
+    ]
 
 
 def _is_dense(module: nn.Module) -> bool:

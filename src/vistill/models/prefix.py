@@ -204,6 +204,18 @@ class PrefixDecoder(nn.Module):
         table: nn.Embedding = self.language.get_input_embeddings()
         return table
 
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The layers of the language model, the first one first."""
+        count = self.language.config.num_hidden_layers
+        lists = (module for module in self.language.modules() if isinstance(module, nn.ModuleList))
+        return list(next(layers for layers in lists if len(layers) == count))
+
+    @property
+    def cross_attention(self) -> list[nn.Module]:
+        """None: pictures are read as a prefix."""
+        return []
+
     def cross_kv(self, memory: Tensor) -> list[KeyValue]:
         """Prefix [B, P, D] -> for each layer its (key, value) [B, h, P, d], which all captions share."""
         if self._checkpoints():
@@ -350,7 +362,7 @@ def _set_learning(language: Any, config: LanguageConfig) -> None:
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
     if config.tune == "lora":
-        add_lora(language, config.lora)
+        add_lora(language, config.lora, but=language.get_output_embeddings())
     else:
         language.requires_grad_(False)
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from vistill.data.collate import Batch
 from vistill.distill.objective import CaptionObjective, ObjectiveConfig
 from vistill.errors import ConfigError
-from vistill.metrics.vqa_baselines import Asked, question_kind
+from vistill.metrics.vqa_baselines import Asked
 from vistill.models.answerer import PromptedStepper, grow_vocabulary, of_questions
 from vistill.models.captioner import Captioner, CaptionerConfig
 from vistill.models.checkpoint import load_text_model, save_answerer
@@ -24,7 +24,7 @@ from vistill.runtime.prompts import answer_text, ask_mark
 from vistill.train.answer_data import AnswerData
 from vistill.train.callbacks import ScoreDev
 from vistill.train.datamodule import DataConfig
-from vistill.train.freeze import FreezePolicy, freeze
+from vistill.train.freeze import freeze, plainly
 from vistill.train.optim import OptimConfig
 from vistill.train.run import (
     LoggerConfig,
@@ -78,7 +78,7 @@ def train(config: AnswerTrainConfig, *, resume: bool = False) -> Path:
     model, tokenizer, preprocess = _start_model(config, data)
     model.tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast on a CPU
     model.train()
-    frozen = freeze(model, FreezePolicy(config.trainer.encoder))
+    frozen = freeze(model, config.trainer.policy())
     print_parameters(model)
     longest_answer = config.generation.max_new_tokens
     longest = model.config.decoder.context - longest_answer
@@ -92,11 +92,14 @@ def train(config: AnswerTrainConfig, *, resume: bool = False) -> Path:
     )
     per_epoch = data.batches_per_epoch(config.trainer.devices * config.trainer.nodes)
     questions = data.questions()
-    kinds = sorted({question_kind(asked.question) for asked in questions.values()})
+    kinds = sorted({asked.kind for asked in questions.values()})
     score = ScoreDev(
         folder,
         partial(score_answers, questions),
-        lambda place, model, origin: save_answerer(place, model, tokenizer, origin),
+        plainly(
+            lambda place, model, origin: save_answerer(place, model, tokenizer, origin),
+            config.trainer.policy(),
+        ),
         provenance(config, model=model.config),
         per_epoch,
         best_by=MEAN,  # the half of all questions that is yes/no would hide the others
@@ -141,7 +144,7 @@ def score_answers(questions: Mapping[str, Asked], answers: Mapping[str, str]) ->
     kinds: dict[str, list[float]] = {}
     for key, answer in answers.items():
         asked = questions[key]
-        kinds.setdefault(question_kind(asked.question), []).append(100 * asked.accuracy(answer))
+        kinds.setdefault(asked.kind, []).append(100 * asked.accuracy(answer))
     means = {kind: sum(found) / len(found) for kind, found in sorted(kinds.items())}
     together = [value for found in kinds.values() for value in found]
     overall = {ACCURACY: sum(together) / len(together), MEAN: sum(means.values()) / len(means)}

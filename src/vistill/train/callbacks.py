@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from vistill.data.collate import Batch
 from vistill.files import sync_file
 from vistill.runtime.image import Preprocess, read_image, to_array
+from vistill.train.freeze import Save
 from vistill.train.module import TrainModule
 
 LAST = "last.ckpt"
@@ -25,8 +26,6 @@ BEST = "best"
 
 Score = Callable[[Mapping[str, Any]], dict[str, float]]
 """{key: prediction} of the dev split -> {name: score}."""
-Save = Callable[[Path, Any, dict[str, Any]], None]
-"""(folder, model, provenance): write a checkpoint folder."""
 
 
 class ScoreDev(Callback):

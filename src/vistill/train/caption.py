@@ -26,7 +26,7 @@ from vistill.runtime.decode import GenerationConfig, generate
 from vistill.runtime.image import Preprocess
 from vistill.train.callbacks import LogSamples, ScoreDev
 from vistill.train.datamodule import CaptionData, DataConfig
-from vistill.train.freeze import FreezePolicy, freeze
+from vistill.train.freeze import freeze, plainly
 from vistill.train.optim import OptimConfig
 from vistill.train.run import (
     LoggerConfig,
@@ -72,7 +72,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     model, tokenizer, preprocess = _start_model(config, data)
     model.tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast on a CPU
     model.train()  # Lightning leaves the mode as it is, and a loaded checkpoint is in evaluation mode
-    frozen = freeze(model, FreezePolicy(config.trainer.encoder))
+    frozen = freeze(model, config.trainer.policy())
     print_parameters(model)
     context = model.config.decoder.context
     data.prepare(tokenizer, model.tower, preprocess, frozen=frozen, longest=context)
@@ -87,7 +87,9 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     score = ScoreDev(
         folder,
         partial(score_against, data.references(data.dev_table)),
-        lambda place, model, origin: save_model(place, model, tokenizer, origin),
+        plainly(
+            lambda place, model, origin: save_model(place, model, tokenizer, origin), config.trainer.policy()
+        ),
         _provenance(config, model.config),
         per_epoch,
         best_by="CIDEr",

@@ -26,7 +26,7 @@ from vistill.train.callbacks import ScoreDev
 from vistill.train.datamodule import DataConfig
 from vistill.train.dual_data import DualData
 from vistill.train.dual_score import DualScore, Embed
-from vistill.train.freeze import FreezePolicy, freeze
+from vistill.train.freeze import freeze
 from vistill.train.optim import OptimConfig
 from vistill.train.run import (
     LoggerConfig,
@@ -84,6 +84,11 @@ class DualTrainConfig:
             raise ConfigError(f"towers={self.towers!r}: use {', '.join(TOWERS)}")
         if self.init_from and (self.image_from or self.text_from):
             raise ConfigError("init_from brings both sides: leave image_from and text_from empty")
+        for name in ("freeze", "decoder"):
+            if value := getattr(self.trainer, name):
+                raise ConfigError(
+                    f"trainer.{name}={value}: a dual encoder has no decoder, use towers and trainer.encoder"
+                )
 
     @property
     def has_image(self) -> bool:
@@ -222,14 +227,13 @@ def _freeze(model: AnyDual, config: DualTrainConfig) -> int:
     learns_scale = config.objective.contrastive or config.objective.interactive or config.objective.relational
     model.logit_scale.requires_grad_(bool(learns_scale))
     if isinstance(model, ClipDual):
-        if config.towers != "text" and config.trainer.encoder != "full":
-            raise ConfigError(
-                f"trainer.encoder={config.trainer.encoder}: a CLIP tower is not cut into stages, use full"
-            )
+        encoder = config.trainer.policy().encoder
+        if config.towers != "text" and encoder != "full":
+            raise ConfigError(f"trainer.encoder={encoder}: a CLIP tower is not cut into stages, use full")
         return 0
     if config.towers == "text":
         return len(model.image.tower.stages)
-    return freeze(model.image, FreezePolicy(config.trainer.encoder))
+    return freeze(model.image, config.trainer.policy())
 
 
 def _scoring(

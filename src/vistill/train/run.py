@@ -22,10 +22,11 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from vistill.data.dataset import read_report
 from vistill.errors import ConfigError
 from vistill.files import write_json
+from vistill.models.lora import LoraConfig
 from vistill.provenance import environment, git_revision
 from vistill.train.callbacks import LAST, KeepLast, RandomState
 from vistill.train.datamodule import DataConfig
-from vistill.train.freeze import FreezePolicy, parameter_table
+from vistill.train.freeze import FreezePolicy, parameter_table, policy_of
 from vistill.train.module import Objective, Predict, TrainModule
 from vistill.train.optim import OptimConfig
 from vistill.train.thaw import Thaw, ThawConfig
@@ -45,8 +46,14 @@ class TrainerConfig:
     """Machines."""
     precision: str = "32-true"
     """Lightning's precision: 32-true, bf16-mixed, 16-mixed."""
-    encoder: str = "frozen"
-    """Which stages of the tower learn: frozen, last-N, full."""
+    freeze: str = ""
+    """What learns, by name: last-layer, last-N, cross-attention, lora, all; else encoder and decoder say."""
+    encoder: str = ""
+    """What of the tower learns: frozen (if empty), last-N (stages), layers-N, full."""
+    decoder: str = ""
+    """What of the decoder learns: full (if empty), frozen, last-N (layers), cross-attention, lora."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Size of what learns with decoder=lora; merged into the weights of the best checkpoint."""
     thaw: ThawConfig = field(default_factory=ThawConfig)
     """Steps from which the tower and the decoder learn; frozen before."""
     gradient_clip: float = 1.0
@@ -65,7 +72,7 @@ class TrainerConfig:
     """One train and one validation batch, nothing kept."""
 
     def __post_init__(self) -> None:
-        FreezePolicy(self.encoder)
+        self.policy()
         for name in ("max_epochs", "devices", "nodes", "accumulate", "validate_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"trainer.{name}={getattr(self, name)}: must be at least 1")
@@ -76,6 +83,10 @@ class TrainerConfig:
             raise ConfigError(
                 f"trainer.max_epochs={self.max_epochs} is no multiple of {every}: the end would go unscored"
             )
+
+    def policy(self) -> FreezePolicy:
+        """What learns. Raises ConfigError for unknown or contradicting names."""
+        return policy_of(self.freeze, self.encoder, self.decoder, self.lora)
 
 
 @dataclass(frozen=True)
@@ -185,9 +196,10 @@ def provenance(config: RunConfig, **reached: Any) -> dict[str, Any]:
 
 def print_parameters(model: nn.Module) -> None:
     """Show on stderr how large the parts are and how much of them learns."""
-    table = RichTable("part", "parameters", "learning", title="parameters")
+    table = RichTable("part", "parameters", "learning", "share", title="parameters")
     for name, total, learning in parameter_table(model):
-        table.add_row(name, f"{total:,}", f"{learning:,}")
+        share = f"{100 * learning / total:.1f}%" if total else ""
+        table.add_row(name, f"{total:,}", f"{learning:,}", share)
     Console(stderr=True).print(table)
 
 

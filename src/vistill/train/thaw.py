@@ -21,7 +21,7 @@ PARTS = {"encoder": "tower", "decoder": "decoder"}
 class ThawConfig:
     """The optimiser step from which a part learns: 0 from the start, -1 never.
 
-    `trainer.encoder` still says which stages of the encoder learn once it does.
+    `trainer.freeze`, or `trainer.encoder` and `trainer.decoder`, says what of a part learns once it does.
     """
 
     encoder: int = 0
@@ -59,12 +59,13 @@ class Thaw(Callback):
         model: Any = pl_module.model
         self.learning = {}
         for part, attribute in PARTS.items():
+            start = getattr(self.config, part)
             if hasattr(model, attribute):
                 self.learning[part] = [p for p in getattr(model, attribute).parameters() if p.requires_grad]
-            elif getattr(self.config, part):
-                raise ConfigError(
-                    f"trainer.thaw.{part}={getattr(self.config, part)}: this model has no {part}"
-                )
+            elif start:
+                raise ConfigError(f"trainer.thaw.{part}={start}: this model has no {part}")
+            if start > 0 and not self.learning[part]:
+                raise ConfigError(f"trainer.thaw.{part}={start}: nothing of the {part} is to learn")
         self.now = None
         held = {id(p) for part in self.config.frozen(0) for p in self.learning.get(part, ())}
         if all(id(p) in held for p in model.parameters() if p.requires_grad):
