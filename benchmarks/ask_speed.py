@@ -1,9 +1,9 @@
 """Pictures about which a question is answered a second, beside the same weights in eager fp32, in one run.
 
-    python benchmarks/ask_speed.py --checkpoint runs/flickr8k-answerer/best [--bundle DIR] [--rounds 3] [--write]
+    python benchmarks/ask_speed.py --checkpoint runs/flickr8k-answerer/best [--rounds 3] [--write]
 
 JPEG files of 500 x 375, each with one question, to answers, decoding included. Beside the int8 bundle: the
-fp32 checkpoint that it was made of, its tower and mapper in eager torch and its decoder as a `GPT2LMHeadModel`
+fp32 checkpoint that it was made of, its tower and mapper in eager torch and its decoder as a GPT2LMHeadModel
 of `transformers` with the same weights, by `generate`; and wholly in vistill's own torch code, laid out as in
 training. Both one by one, as a pipeline does, and in batches. Every system runs in processes of its own, one
 after another, round by round; medians are printed and, with --write, written to docs/benchmarks/ask_speed.md.
@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from caption_speed import write_photos
-from PIL import Image
 
 from vistill.provenance import environment
 
@@ -198,11 +197,11 @@ def make_page(rows: dict[str, list[dict[str, Any]]], rounds: int) -> str:
     lines = [
         "# Speed of answering",
         "",
-        f"Written by `python benchmarks/ask_speed.py --rounds {rounds} --write`. JPEG files of 500 x 375 with one",
-        f"question each to answers, decoding included, all processors of the machine; batches of {BATCH}; medians",
-        "of rounds in which the systems take turns. Eager fp32: the checkpoint that the int8 bundle was made of;",
-        "under `transformers` its decoder is a `GPT2LMHeadModel` with the same weights. Same answers: compared",
-        f"with {BASELINES[0]}, over {len(right)} questions.",
+        f"Written by `python benchmarks/ask_speed.py --rounds {rounds} --write`. JPEG files of 500 x 375",
+        "with one question each to answers, decoding included, all processors of the machine; batches of",
+        f"{BATCH}; medians of rounds in which the systems take turns. Eager fp32: the checkpoint that the",
+        "int8 bundle was made of; under `transformers` its decoder is a `GPT2LMHeadModel` with the same weights.",
+        f"Same answers: compared with {BASELINES[0]}, over {len(right)} questions.",
         "",
         "| system | pictures/s | times eager, batches | times eager, one by one | peak MB | same answers |",
         "|---|---|---|---|---|---|",

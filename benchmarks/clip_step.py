@@ -159,10 +159,10 @@ def make_page(found: dict[str, list[dict[str, Any]]], options: argparse.Namespac
     lines = [
         "# A step of distilling CLIP's picture tower",
         "",
-        f"Written by `python benchmarks/clip_step.py --batch {options.batch} --rounds {options.rounds} --write`.",
-        "Teacher: the picture tower of CLIP ViT-B/32 (88 M parameters), random weights, float32. Student: the",
-        "defaults of system 3 (26 M parameters in its picture tower). A step reads and prepares its JPEG files,",
-        "and learns. Each way in processes of its own, which take turns; medians of",
+        f"Written by `python benchmarks/clip_step.py --batch {options.batch} --rounds {options.rounds}",
+        "--write`. Teacher: the picture tower of CLIP ViT-B/32 (88 M parameters), random weights, float32.",
+        "Student: the defaults of system 3 (26 M parameters in its picture tower). A step reads and",
+        "prepares its JPEG files, and learns. Each way in processes of its own, which take turns; medians of",
         f"{options.rounds} rounds of {options.steps} steps, memory of the whole process.",
         "",
         "| | s/step | pictures/s | peak MB |",
@@ -174,9 +174,9 @@ def make_page(found: dict[str, list[dict[str, Any]]], options: argparse.Namespac
     ]
     lines += [
         "",
-        f"From the cache a step takes {seconds[cache] / seconds[online]:.2f} of the time and "
-        f"{peak[cache] / peak[online]:.2f} of the memory; the cache holds {kept:.0f} bytes a picture. Losses of",
-        "the first step: " + ", ".join(f"{found[way][0]['losses'][0]:.4f} {way}" for way in found) + ".",
+        f"From the cache a step takes {seconds[cache] / seconds[online]:.2f} of the time and",
+        f"{peak[cache] / peak[online]:.2f} of the memory; the cache holds {kept:.0f} bytes a picture. Losses",
+        "of the first step: " + ", ".join(f"{found[way][0]['losses'][0]:.4f} {way}" for way in found) + ".",
         "",
         "| machine | |",
         "|---|---|",
