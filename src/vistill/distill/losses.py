@@ -23,21 +23,23 @@ from torch import Tensor
 from vistill.errors import ConfigError
 from vistill.models.tokens import PAD, UNK
 
+BLOCKED = -1e8  # a logit below is of a token that the model itself never says
+
 
 def cross_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
     """Cross-entropy with label smoothing, averaged over the tokens that count -> scalar.
 
     logits [..., V] float; targets [...] int64, where `<pad>` and `<unk>` do not count: a model should not
-    learn to say "unknown". Smoothing spreads that share of a target evenly over V (Szegedy et al. 2016, §7).
+    learn to say "unknown". Smoothing spreads that share of a target evenly over V (Szegedy et al. 2016, §7),
+    but for tokens that the model itself blocks.
     """
-    targets = targets.masked_fill(targets == UNK, PAD)
-    total = F.cross_entropy(
-        logits.flatten(0, -2),
-        targets.flatten(),
-        ignore_index=PAD,
-        label_smoothing=smoothing,
-        reduction="sum",
-    )
+    targets = targets.masked_fill(targets == UNK, PAD).flatten()
+    logp = logits.flatten(0, -2).log_softmax(-1)
+    total = (1 - smoothing) * F.nll_loss(logp, targets, ignore_index=PAD, reduction="sum")
+    if smoothing:
+        can = logits.flatten(0, -2)[0] > BLOCKED
+        even = (logp if can.all() else logp[:, can]).mean(-1)
+        total = total - smoothing * even[targets != PAD].sum()
     return total / (targets != PAD).sum().clamp_min(1)  # 0 of a batch without captions, not NaN
 
 

@@ -1,7 +1,6 @@
 """What teachers from `transformers` share: loading, identity, generation, marks around a text."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,10 @@ from vistill.distill.teachers_common import picture_seed, search_for, settings_h
 from vistill.errors import ConfigError
 from vistill.models.captioner import parameter_count
 from vistill.models.checkpoint import weights_hash
+from vistill.models.pretrained import Marks
 from vistill.runtime.decode import GenerationConfig
 
 Ids = list[int]
-
-
-@dataclass(frozen=True)
-class Marks:
-    """Ids that begin, end and fill a text; several may end it."""
-
-    begin: int
-    ends: tuple[int, ...]
-    pad: int
 
 
 def search(
@@ -172,11 +163,6 @@ def image_settings(processor: Any) -> dict[str, Any]:
         for key, value in processor.to_dict().items()
         if key not in named and not key.startswith("_") and value is not None
     }
-
-
-def first_set(*values: Any) -> Any:
-    """The first value that is not None, or None."""
-    return next((value for value in values if value is not None), None)
 
 
 def _grouped(rows: list[Ids], size: int) -> list[list[Ids]]:

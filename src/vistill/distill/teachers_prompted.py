@@ -23,9 +23,7 @@ from vistill.distill.answers import Answer, Ask, Text, check_able
 from vistill.distill.teachers_common import MOST_LOGITS, as_text, check_top_k, pad_right, top_k
 from vistill.distill.teachers_pretrained import (
     Ids,
-    Marks,
     captions_of,
-    first_set,
     gold_ids,
     identify,
     image_settings,
@@ -34,6 +32,7 @@ from vistill.distill.teachers_pretrained import (
     search,
 )
 from vistill.errors import ConfigError
+from vistill.models.pretrained import Marks, first_set
 from vistill.models.torchvision_repair import repair_torchvision
 
 PROMPT = "Describe this picture in one short sentence."

@@ -32,9 +32,7 @@ from vistill.distill.teachers_common import (
 )
 from vistill.distill.teachers_pretrained import (
     Ids,
-    Marks,
     captions_of,
-    first_set,
     gold_ids,
     identify,
     image_settings,
@@ -42,7 +40,7 @@ from vistill.distill.teachers_pretrained import (
     load_part,
     search,
 )
-from vistill.errors import ConfigError
+from vistill.models.pretrained import Marks, marks_of
 from vistill.models.torchvision_repair import repair_torchvision
 
 
@@ -152,21 +150,7 @@ def encoder_decoder(model: Any, tokenizer: Any) -> Wiring:
     """Wiring of VisionEncoderDecoderModel: any vision encoder, any decoder with cross-attention."""
     from transformers.modeling_outputs import BaseModelOutput
 
-    settings, decoder = model.generation_config, model.config.decoder
-    begin = first_set(
-        settings.decoder_start_token_id,
-        getattr(model.config, "decoder_start_token_id", None),
-        decoder.bos_token_id,
-        tokenizer.bos_token_id,
-        tokenizer.cls_token_id,
-    )
-    end = first_set(
-        settings.eos_token_id, decoder.eos_token_id, tokenizer.eos_token_id, tokenizer.sep_token_id
-    )
-    pad = first_set(
-        settings.pad_token_id, getattr(model.config, "pad_token_id", None), tokenizer.pad_token_id, end
-    )
-    marks = _marks(begin, end, pad)
+    marks, decoder = marks_of(model, tokenizer), model.config.decoder
 
     def logits(hidden: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         out: Tensor = model(
@@ -199,9 +183,8 @@ def encoder_decoder(model: Any, tokenizer: Any) -> Wiring:
 
 
 def blip(model: Any, tokenizer: Any) -> Wiring:
-    """Wiring of BlipForConditionalGeneration; its texts begin with [DEC] and end with [SEP]."""
-    text = model.config.text_config
-    marks = _marks(text.bos_token_id, text.sep_token_id, text.pad_token_id)
+    """Wiring of BlipForConditionalGeneration."""
+    marks, text = marks_of(model, tokenizer), model.config.text_config
 
     def logits(hidden: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         out: Tensor = model.text_decoder(
@@ -236,13 +219,6 @@ WIRINGS: dict[str, Callable[[Any, Any], Wiring]] = {
     "VisionEncoderDecoderModel": encoder_decoder,
     "BlipForConditionalGeneration": blip,
 }
-
-
-def _marks(begin: Any, end: Any, pad: Any) -> Marks:
-    ends = tuple(end) if isinstance(end, list | tuple) else (end,)
-    if begin is None or None in ends:
-        raise ConfigError("teacher: its configuration names no token that begins or ends a text")
-    return Marks(int(begin), tuple(int(e) for e in ends), int(ends[0] if pad is None else pad))
 
 
 def _hidden(hidden: Tensor, kind: str) -> NDArray[np.float32] | None:

@@ -29,6 +29,7 @@ from vistill.export.onnx import export_image, export_text
 from vistill.export.parity import Picture
 from vistill.metrics.retrieval import retrieval_scores
 from vistill.models import clip, dual
+from vistill.models.folder import SIDE, config_of
 from vistill.models.loading import AnyDual, load_dual_model
 from vistill.runtime.bundle import EMBEDDER, FILES, Manifest
 from vistill.runtime.sessions import EmbeddingSession
@@ -69,14 +70,8 @@ class DualParity:
 
 def is_dual(folder: Path) -> bool:
     """Whether the folder's config.json is of a dual encoder, vistill's or CLIP of `transformers`."""
-    path = folder / "config.json"
-    if not path.is_file():
-        return False
-    try:
-        raw = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise BundleError(f"{path} is not JSON: {error}") from error
-    return isinstance(raw, dict) and (raw.get("kind") == dual.KIND or raw.get("model_type") == clip.KIND)
+    raw = config_of(folder)
+    return raw.get("kind") == dual.KIND or raw.get("model_type") == clip.KIND
 
 
 def export_dual(
@@ -235,7 +230,7 @@ def _padded(rows: Sequence[Ints]) -> Ints:
 
 def _provenance(checkpoint: Path) -> dict[str, Any]:
     """What the folder says about its origin; nothing of a CLIP that others made."""
-    for path in (checkpoint / "config.json", checkpoint / clip.SIDE):
+    for path in (checkpoint / "config.json", checkpoint / SIDE):
         raw = json.loads(path.read_text("utf-8")) if path.is_file() else {}
         if "provenance" in raw:
             found: dict[str, Any] = raw["provenance"]

@@ -25,13 +25,12 @@ from vistill.models.adopt import require_all_weights
 from vistill.models.clip_bpe import read_merges, tokenizer_of_merges
 from vistill.models.clip_tower import RESAMPLING, resize_of
 from vistill.models.dual import FIRST_SCALE, LARGEST_SCALE
+from vistill.models.folder import FORMAT, SIDE
 from vistill.models.torchvision_repair import repair_torchvision
 from vistill.runtime.image import Preprocess
 from vistill.runtime.texts import text_marks
 
 KIND = "clip"
-FORMAT = 1
-SIDE = "vistill.json"
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training pictures
 STD = (0.26862954, 0.26130258, 0.27577711)
 

@@ -14,6 +14,8 @@ from vistill.models.clip_tower import described
 from vistill.models.vision import tower_preprocess
 
 FORMAT = 1
+SIDE = "vistill.json"
+"""Beside a config.json that is one of `transformers`, this file says what a folder is to vistill."""
 
 
 def write_config(folder: Path, kind: str, model: Any, provenance: dict[str, Any]) -> None:
@@ -41,8 +43,11 @@ def load_weights(model: nn.Module, folder: Path) -> None:
 
 
 def read_config(folder: Path, *kinds: str) -> dict[str, Any]:
-    """config.json of a folder, which must be of one of these kinds. Raises BundleError, naming the file."""
-    path = folder / "config.json"
+    """config.json (or, where it is, vistill.json) of a folder, which must be of one of these kinds.
+
+    Raises BundleError, naming the file.
+    """
+    path = folder / (SIDE if (folder / SIDE).is_file() else "config.json")
     if not path.is_file():
         raise BundleError(f"{folder} is no vistill checkpoint: it has no config.json")
     try:
@@ -61,11 +66,16 @@ def is_ours(folder: Path) -> bool:
 
     False where there is none. Raises BundleError if it is not JSON.
     """
+    return "kind" in config_of(folder)
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """config.json of any folder, {} where there is none. Raises BundleError if it is not JSON."""
     path = folder / "config.json"
     if not path.is_file():
-        return False
+        return {}
     try:
         raw: Any = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise BundleError(f"{path} is not JSON: {error}") from error
-    return isinstance(raw, dict) and "kind" in raw
+    return raw if isinstance(raw, dict) else {}

@@ -1,38 +1,66 @@
-"""Captioners of either kind and dual encoders of either kind, from and to their folders."""
+"""Captioners of any kind and dual encoders of either kind, from and to their folders."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
-from vistill.models import checkpoint, prefix_checkpoint
+from vistill.models import checkpoint, prefix_checkpoint, pretrained
 from vistill.models.captioner import Captioner
 from vistill.models.clip import ClipDual, load_clip, save_clip
 from vistill.models.dual import DualEncoder, load_dual, save_dual
-from vistill.models.folder import is_ours, read_config
+from vistill.models.folder import SIDE, config_of, is_ours, read_config
 from vistill.models.prefix import PrefixCaptioner
+from vistill.models.pretrained import PretrainedCaptioner
 from vistill.runtime.image import Preprocess
 
-AnyCaptioner = Captioner | PrefixCaptioner
+AnyCaptioner = Captioner | PrefixCaptioner | PretrainedCaptioner
 AnyDual = DualEncoder | ClipDual
-KINDS = (checkpoint.KIND, prefix_checkpoint.KIND)
+KINDS = (checkpoint.KIND, prefix_checkpoint.KIND, pretrained.KIND)
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
-def load_model(folder: Path | str) -> tuple[AnyCaptioner, Tokenizer, Preprocess]:
-    """Read a checkpoint folder of either kind; the model comes in evaluation mode on the CPU.
+def load_model(source: Path | str) -> tuple[AnyCaptioner, Tokenizer, Preprocess]:
+    """A checkpoint folder of any kind or a public captioner; in evaluation mode on the CPU.
 
     Raises BundleError, naming the file, if something is missing, broken or of another format.
     """
-    if read_config(Path(folder), *KINDS)["kind"] == prefix_checkpoint.KIND:
-        prefixed, tokenizer, _, preprocess = prefix_checkpoint.load_prefix_captioner(folder)
+    kind = origin(source)["kind"]
+    if kind == pretrained.KIND:
+        return pretrained.load_pretrained_captioner(source)
+    if kind == prefix_checkpoint.KIND:
+        prefixed, tokenizer, _, preprocess = prefix_checkpoint.load_prefix_captioner(source)
         return prefixed, tokenizer, preprocess
-    model, tokenizer, _, preprocess = checkpoint.load_captioner(folder)
+    model, tokenizer, _, preprocess = checkpoint.load_captioner(source)
     return model, tokenizer, preprocess
+
+
+def origin(source: Path | str, *others: str) -> dict[str, Any]:
+    """`kind` (one of KINDS or `others`) and `provenance` of a folder or hub name; a public one has none.
+
+    Raises BundleError, naming the file, for anything else.
+    """
+    if is_public(source):
+        return {"kind": pretrained.KIND, "provenance": {}}
+    raw = read_config(Path(source), *KINDS, *others)
+    return {"kind": raw["kind"], "provenance": raw.get("provenance", {})}
+
+
+def is_public(source: Path | str) -> bool:
+    """Whether it is a hub name, or a folder of `transformers` that vistill has not written."""
+    folder = Path(source)
+    if not folder.exists():
+        return _HUB_NAME.fullmatch(str(source)) is not None
+    return not (folder / SIDE).is_file() and "kind" not in (raw := config_of(folder)) and "model_type" in raw
 
 
 def save_model(folder: Path, model: AnyCaptioner, tokenizer: Tokenizer, provenance: dict[str, Any]) -> None:
     """Write a checkpoint folder; it appears at once under its name, replacing an older one."""
-    if isinstance(model, PrefixCaptioner):
+    if isinstance(model, PretrainedCaptioner):
+        pretrained.save_pretrained_captioner(folder, model, provenance)
+    elif isinstance(model, PrefixCaptioner):
         prefix_checkpoint.save_prefix_captioner(folder, model, tokenizer, provenance)
     else:
         checkpoint.save_captioner(folder, model, tokenizer, provenance)
