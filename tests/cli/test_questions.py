@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tests.tiny import build_data
 
 from vistill.cli.main import main
@@ -47,3 +48,29 @@ def test_questions_then_blind(
     assert "split train has no questions with answers" in capsys.readouterr().err
     assert run(monkeypatch, "data", "questions", data, "--out", tmp_path / "x", "--max-share", 0) == 2
     assert "max_share must be above 0" in capsys.readouterr().err
+
+
+def test_open_and_closed_questions_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw, out = tmp_path / "vqa_rad", tmp_path / "built"
+    (raw / "images").mkdir(parents=True)
+    rows = []
+    for number in range(8):
+        name = f"synpic{number}.jpg"
+        Image.new("L", (40, 40), 30 * number).save(raw / "images" / name)
+        about = {"image_name": name, "answer_type": "CLOSED ", "question": "Is it the lung?", "answer": "Yes"}
+        rows.append(about | {"qid": 2 * number})
+        shown = {"question": "Is this chest or head?", "answer": "Chest", "answer_type": "OPEN"}
+        rows.append(about | shown | {"qid": 2 * number + 1})
+    (raw / "VQA_RAD Dataset Public.json").write_text(json.dumps(rows))
+    words = ("--dev-fraction", 0.5, "--near-duplicates", -1)
+    assert run(monkeypatch, "data", "build", "vqa_rad", raw, "--out", out, *words) == 0
+    capsys.readouterr()
+    assert run(monkeypatch, "data", "blind", out, "--json") == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert {kind: (found["questions"], found["best"]) for kind, found in scores.items()} == {
+        "all": (8, 1.0),
+        "closed": (4, 1.0),
+        "open": (4, 1.0),
+    }, "by its words each would be yes/no"

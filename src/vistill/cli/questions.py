@@ -59,20 +59,13 @@ def blind(
     """Answer without looking: what an answerer has to beat, for each kind of question."""
     from dataclasses import asdict
 
-    from vistill.data.dataset import open_split
-    from vistill.errors import DataError
-    from vistill.metrics.vqa_baselines import PEOPLE, Asked, blind_scores
+    from vistill.data.asked import open_asked
+    from vistill.metrics.vqa_baselines import blind_scores
 
-    rows: dict[str, list[Asked]] = {}
-    for name in (learn, split):
-        table = open_split(folder, name)
-        pairs = zip(table["question"][:], table["answers"][:], strict=True)
-        rows[name] = [Asked(text, tuple(answers)) for text, answers in pairs if text and answers]
-        if not rows[name]:
-            raise DataError(f"{folder}: split {name} has no questions with answers")
-    # a question of DAQUAR or of ours has one answer, perhaps in parts; one of VQA v2 those of ten people
-    ten = all(len(row.answers) >= PEOPLE for found in rows.values() for row in found)
-    rows = {name: [Asked(row.question, row.answers, ten) for row in found] for name, found in rows.items()}
+    rows = {
+        name: [one for picture in open_asked(folder, name).asked for one in picture]
+        for name in (learn, split)
+    }
     scores = blind_scores(rows[learn], rows[split])
     if as_json:
         typer.echo(json.dumps({k: asdict(s) | {"best": s.best} for k, s in scores.items()}, indent=1))

@@ -42,9 +42,13 @@ class AskedPictures:
 
 
 def open_asked(folder: Path, split: str) -> AskedPictures:
-    """The questions with answers of a split, by picture. Raises DataError if there is none."""
+    """The questions with answers of a split, by picture. Raises DataError if there is none.
+
+    A question whose source is `vqa_rad:closed` is of the type closed.
+    """
     table = open_split(folder, split)
     pairs = list(zip(table["question"][:], table["answers"][:], strict=True))
+    types = [source.partition(":")[2] for source in table["source"][:]]
     told = [bool(question and answers) for question, answers in pairs]
     if not any(told):
         raise DataError(f"{folder}: split {split} has no questions with answers")
@@ -58,7 +62,7 @@ def open_asked(folder: Path, split: str) -> AskedPictures:
         split,
         table.select([rows[0] for rows in places]),
         [[keys[row] for row in rows] for rows in places],
-        [[Asked(pairs[row][0], tuple(pairs[row][1]), people) for row in rows] for rows in places],
+        [[Asked(pairs[row][0], tuple(pairs[row][1]), people, types[row]) for row in rows] for rows in places],
     )
 
 

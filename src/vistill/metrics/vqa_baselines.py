@@ -36,6 +36,13 @@ class Asked:
     question: str
     answers: tuple[str, ...]
     people: bool = False
+    type: str = ""
+    """What its data set calls it, as closed or number; empty where it calls it nothing."""
+
+    @property
+    def kind(self) -> str:
+        """The kind it is scored under: its type, else by its words."""
+        return self.type or question_kind(self.question)
 
     @property
     def label(self) -> str:
@@ -96,9 +103,9 @@ def blind_scores(learned: Sequence[Asked], tested: Sequence[Asked]) -> dict[str,
         raise DataError(f"{len(learned)} questions to learn from and {len(tested)} to test: neither may be 0")
     scores: dict[str, BlindScores] = {}
     values: list[NDArray[np.float64]] = []
-    for kind in sorted({question_kind(row.question) for row in tested}):
-        known = [row for row in learned if question_kind(row.question) == kind]
-        asked = [row for row in tested if question_kind(row.question) == kind]
+    for kind in sorted({row.kind for row in tested}):
+        known = [row for row in learned if row.kind == kind]
+        asked = [row for row in tested if row.kind == kind]
         found = np.array([_accuracy(answerer(known), asked) for answerer in ANSWERERS.values()])
         values.append(found)
         scores[kind] = BlindScores(len(asked), *found.mean(1).tolist())

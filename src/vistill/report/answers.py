@@ -13,7 +13,7 @@ from vistill import __version__
 from vistill.data.asked import AskedPictures
 from vistill.errors import ImageError
 from vistill.metrics.bootstrap import Interval, ratio_intervals
-from vistill.metrics.vqa_baselines import Asked, BlindScores, blind_scores, question_kind
+from vistill.metrics.vqa_baselines import Asked, BlindScores, blind_scores
 from vistill.provenance import environment, git_revision
 from vistill.report.answering import Answering
 from vistill.report.page import Card, Figure, Gallery, Page, Panel, render, table
@@ -69,8 +69,8 @@ def evaluate_answers(
         places = [(row, place) for row in batch for place in range(len(part.asked[row]))]
         for (row, place), found in zip(places, answering.answer(pairs, 1), strict=True):
             one, best = part.asked[row][place], found[0]
-            kind, right = question_kind(one.question), one.accuracy(best.text)
-            rows.append(Answered(part.keys[row][place], row, one, kind, best.text, best.score, right))
+            key, right = part.keys[row][place], one.accuracy(best.text)
+            rows.append(Answered(key, row, one, one.kind, best.text, best.score, right))
         progress(batch.stop)
     seconds = time.monotonic() - begun
     blind = blind_scores(learned, [row.asked for row in rows])
