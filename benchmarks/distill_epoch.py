@@ -69,7 +69,13 @@ def write_flickr8k(source: Path, out: Path, pictures: int) -> Path:
     return built
 
 
-def write_vit_gpt2(folder: Path, captions: list[str]) -> Path:
+TINY = (
+    {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2},
+    {"n_embd": 64, "n_layer": 2, "n_head": 2, "vocab_size": 2000},
+)
+
+
+def write_vit_gpt2(folder: Path, captions: list[str], *, tiny: bool = False) -> Path:
     """ViT-B/16 and GPT-2 with cross-attention, random weights, with a byte-level tokenizer of its own."""
     repair_torchvision()
     from transformers import (
@@ -85,8 +91,9 @@ def write_vit_gpt2(folder: Path, captions: list[str]) -> Path:
     tokenizer = ByteLevelBPETokenizer()
     tokenizer.train_from_iterator(captions, vocab_size=2000, special_tokens=[mark], show_progress=False)
     torch.manual_seed(0)
+    vision, language = TINY if tiny else ({}, {})
     config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(
-        ViTConfig(), GPT2Config(bos_token_id=0, eos_token_id=0)
+        ViTConfig(**vision), GPT2Config(bos_token_id=0, eos_token_id=0, **language)
     )
     config.decoder_start_token_id = config.pad_token_id = config.eos_token_id = 0
     VisionEncoderDecoderModel(config).save_pretrained(folder)
