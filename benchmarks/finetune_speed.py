@@ -231,7 +231,7 @@ def make_page(found: dict[str, list[Found]], options: argparse.Namespace) -> str
     )
     lines += [
         "",
-        f"Keeping the features takes {keeping:.2f} s a picture, {once:.1f} hours once. With it {EPOCHS} epochs",
+        f"Keeping the features takes {keeping:.2f} s a picture, {once:.1f} h once. With it {EPOCHS} epochs",
         f"are {whole} times faster.",
     ]
     if not has_bf16():
