@@ -187,5 +187,5 @@ def test_other_names_and_missing_things(root: Path, tmp_path: Path) -> None:
     )
     assert report["splits"]["train"]["captions"] == 50
     (root / flickr30k.HUB).write_text("raw,filename\nx,y\n")
-    with pytest.raises(DataError, match=r"has columns raw, filename; expected split too"):
+    with pytest.raises(DataError, match=r"has columns raw, filename; expected raw, split, filename"):
         list(flickr30k.read(root, images="photos"))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vistill.data.records import Annotation, Dropped, Entry, Item, normalise_split, split_order
-from vistill.data.sources.common import picture_path, read_json, require_file, require_folder
+from vistill.data.sources.common import is_id, lost, picture_path, read_json, require_file, require_folder
 from vistill.errors import ConfigError, DataError
 
 # (split, annotations, pictures) of the downloads of cocodataset.org, taken where they exist.
@@ -65,29 +65,25 @@ def _read_file(path: Path, folder: Path, split: str, keys: str) -> Iterator[Item
     licences = {row.get("id"): _licence(row) for row in data.get("licenses") or [] if isinstance(row, dict)}
     captions: dict[Any, list[str]] = {}
     for number, row in enumerate(data.get("annotations") or []):
-        if isinstance(row, dict) and isinstance(row.get("caption"), str) and _is_id(row.get("image_id")):
+        if isinstance(row, dict) and isinstance(row.get("caption"), str) and is_id(row.get("image_id")):
             captions.setdefault(row["image_id"], []).append(row["caption"])
         else:
             yield Dropped(f"{path.name}:annotations[{number}]", "bad_row", f"is {str(row)[:80]}")
     for number, row in enumerate(data["images"]):
-        if not (isinstance(row, dict) and _is_id(row.get("id")) and isinstance(row.get("file_name"), str)):
+        if not (isinstance(row, dict) and is_id(row.get("id")) and isinstance(row.get("file_name"), str)):
             yield Dropped(f"{path.name}:images[{number}]", "bad_row", f"is {str(row)[:80]}")
             continue
         texts = captions.pop(row["id"], [])
         key = row["file_name"] if keys == "file_name" else str(row["id"])
         found = picture_path(folder, row["file_name"], key)
         if isinstance(found, Dropped):
-            yield Dropped(key, found.reason, f"{found.detail}; split {split}, {len(texts)} captions lost")
+            yield lost(found, split, len(texts))
         else:
             yield Entry(key, found, tuple(texts), split, "coco", licence=licences.get(row.get("license"), ""))
     for image_id, texts in captions.items():
         yield Dropped(
             str(image_id), "stray_key", f"{path.name}: {len(texts)} captions of an image not listed"
         )
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, int | str) and not isinstance(value, bool)
 
 
 def _licence(row: dict[str, Any]) -> str:

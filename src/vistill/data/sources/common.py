@@ -3,7 +3,8 @@
 import csv
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -28,6 +29,15 @@ def require_folder(path: Path, what: str) -> Path:
     if not path.is_dir():
         raise DataError(f"{path}: no such folder; expected {what}")
     return path
+
+
+def only_file(found: Iterable[Path], root: Path, what: str) -> Path:
+    """Return the one file that was found; raises DataError saying that one `what` was expected in `root`."""
+    files = sorted(found)
+    if len(files) != 1:
+        names = ", ".join(path.name for path in files) or "none"
+        raise DataError(f"{root}: expected one {what}, found {names}; name the file with annotations")
+    return files[0]
 
 
 def require_fractions(dev_fraction: float, test_fraction: float) -> None:
@@ -110,11 +120,13 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: is not JSON: {error}") from error
 
 
-def csv_rows(path: Path, delimiter: str = ",") -> Iterator[dict[str, str] | Dropped]:
+def csv_rows(
+    path: Path, delimiter: str = ",", columns: Sequence[str] = ()
+) -> Iterator[dict[str, str] | Dropped]:
     """Yield the rows of a UTF-8 CSV file: {column in lower case: field}, and `FILE:LINE` under `#`.
 
     A row that is not UTF-8 or has another number of fields than the header comes as `Dropped`. Raises
-    DataError where the file is no CSV or is UTF-16.
+    DataError where the file is no CSV, is UTF-16 or has a header without one of `columns`, in any case.
     """
     with path.open("rb") as raw:
         _refuse_utf16(raw.read(2), path)
@@ -123,6 +135,8 @@ def csv_rows(path: Path, delimiter: str = ",") -> Iterator[dict[str, str] | Drop
         reader = csv.reader(file, delimiter=delimiter)
         try:
             header = [name.strip().lower() for name in next(reader, [])]
+            if header and not {name.lower() for name in columns} <= set(header):
+                raise DataError(f"{path}: has columns {', '.join(header)}; expected {', '.join(columns)}")
             for fields in reader:
                 where = f"{path.name}:{reader.line_num}"
                 if not fields:  # an empty line
@@ -158,6 +172,11 @@ def json_rows(path: Path) -> Iterator[dict[str, Any] | Dropped]:
             yield Dropped(where, "bad_row", f"is {type(row).__name__}, not an object")
 
 
+def is_id(value: Any) -> bool:
+    """Whether a value of a JSON file is a number without fraction or a text."""
+    return isinstance(value, int | str) and not isinstance(value, bool)
+
+
 def picture_path(folder: Path, name: str, key: str) -> Path | Dropped:
     """Return the path of picture `name` in `folder`, or why it cannot be used.
 
@@ -177,3 +196,20 @@ def picture_path(folder: Path, name: str, key: str) -> Path | Dropped:
     if not found:
         return Dropped(key, "missing_picture", f"{name!r} is not in {folder.name}/")
     return path
+
+
+def first_picture(folder: Path, names: Iterable[str], key: str) -> Path | Dropped:
+    """Return the path of the first of `names` that is there, or what is wrong with the first of them."""
+    problem: Dropped | None = None
+    for name in names:
+        found = picture_path(folder, name, key)
+        if isinstance(found, Path):
+            return found
+        problem = problem or found
+    assert problem is not None  # `names` is never empty
+    return problem
+
+
+def lost(found: Dropped, split: str, count: int, what: str = "captions") -> Dropped:
+    """Return why a picture cannot be used, with its split and how many texts go with it."""
+    return replace(found, detail=f"{found.detail}; split {split}, {count} {what} lost")

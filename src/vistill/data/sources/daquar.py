@@ -18,14 +18,15 @@ from vistill.data.sources.common import (
     PICTURE_SUFFIXES,
     csv_rows,
     drawn_splits,
-    picture_path,
+    first_picture,
+    lost,
     require_file,
     require_folder,
     require_fractions,
 )
-from vistill.errors import DataError
 
 COLUMNS = ("question", "answer", "image_id")
+SUFFIXES = (".png", *sorted(PICTURE_SUFFIXES))  # the published pictures are .png
 
 
 def read(root: Path, dev_fraction: float = 0.0, test_fraction: float = 0.0, seed: int = 0) -> Iterator[Item]:
@@ -39,23 +40,16 @@ def read(root: Path, dev_fraction: float = 0.0, test_fraction: float = 0.0, seed
     folder = require_folder(root / "images", "DAQUAR's photos")
     yield Annotation(path)
     asked: dict[str, list[tuple[str, str]]] = {}
-    for row in csv_rows(path):
+    for row in csv_rows(path, columns=COLUMNS):
         if isinstance(row, Dropped):
             yield row
             continue
-        if not all(name in row for name in COLUMNS):
-            names = ", ".join(name for name in row if name != "#")
-            raise DataError(f"{path}: has columns {names}; expected {', '.join(COLUMNS)}")
         asked.setdefault(row["image_id"], []).append((row["question"].strip(), row["answer"].strip()))
     splits = drawn_splits(asked, dev_fraction, test_fraction, seed)
     for image in sorted(asked, key=lambda image: split_order(splits[image])):
-        found = _picture(folder, image)
+        found = first_picture(folder, (image + suffix for suffix in SUFFIXES), image)
         if isinstance(found, Dropped):
-            yield Dropped(
-                image,
-                found.reason,
-                f"{found.detail}; split {splits[image]}, {len(asked[image])} questions lost",
-            )
+            yield lost(found, splits[image], len(asked[image]), "questions")
             continue
         for number, (question, answer) in enumerate(asked[image]):
             key = f"{image}#{number}"
@@ -63,9 +57,3 @@ def read(root: Path, dev_fraction: float = 0.0, test_fraction: float = 0.0, seed
                 yield Entry(key, found, (), splits[image], "daquar", question=question, answers=(answer,))
             else:
                 yield Dropped(key, "no_answer", f"question {question!r}, answer {answer!r}")
-
-
-def _picture(folder: Path, image: str) -> Path | Dropped:
-    """The photo `image` with any suffix of a picture."""
-    found = [picture_path(folder, image + suffix, image) for suffix in (".png", *sorted(PICTURE_SUFFIXES))]
-    return next((path for path in found if isinstance(path, Path)), found[0])

@@ -24,12 +24,14 @@ from vistill.data.sources import karpathy
 from vistill.data.sources.common import (
     csv_rows,
     drawn_splits,
+    lost,
     picture_path,
     read_lines,
     require_file,
     require_folder,
     require_fractions,
 )
+from vistill.data.sources.flickr8k import listed_splits, token_line
 from vistill.errors import ConfigError, DataError
 
 LICENCE = "Flickr30k terms: non-commercial research and education; photos belong to their authors"
@@ -72,7 +74,7 @@ def read(
         return
     yield Annotation(path)
     captions: dict[str, list[str]] = {}
-    for line in _lines(path, _table_line if path.name == TABLE else _token_line):
+    for line in _lines(path, _table_line if path.name == TABLE else token_line):
         if isinstance(line, Dropped):
             yield line
         else:
@@ -85,12 +87,16 @@ def read(
         raise ConfigError(f"{names} give the splits: leave out dev_fraction and test_fraction")
     if lists:
         splits = dict.fromkeys(captions, "extra")
-        yield from _read_lists(lists, splits)
+        for item in listed_splits(lists, _listed_name):
+            if not isinstance(item, tuple):
+                yield item
+            elif item[0] in splits:
+                splits[item[0]] = item[1]
+            else:
+                yield Dropped(item[0], "no_caption", f"listed in split {item[1]}, absent from {path.name}")
     else:
         splits = drawn_splits(captions, dev_fraction, test_fraction, seed)
-    yield from _ordered(
-        _entry(photos, name, texts, splits[name], f"split {splits[name]}") for name, texts in captions.items()
-    )
+    yield from _ordered(_entry(photos, name, texts, splits[name]) for name, texts in captions.items())
 
 
 def _annotations(root: Path, given: str) -> Path:
@@ -120,10 +126,10 @@ def _ordered(items: Iterator[Item]) -> Iterator[Item]:
     yield from sorted(entries, key=lambda entry: split_order(entry.split))
 
 
-def _entry(photos: Path, name: str, captions: list[str], split: str, where: str) -> Entry | Dropped:
+def _entry(photos: Path, name: str, captions: list[str], split: str) -> Entry | Dropped:
     found = picture_path(photos, name, name)
     if isinstance(found, Dropped):
-        return Dropped(name, found.reason, f"{found.detail}; {where}, {len(captions)} captions lost")
+        return lost(found, split, len(captions))
     return Entry(name, found, tuple(captions), split, "flickr30k", licence=LICENCE)
 
 
@@ -134,21 +140,15 @@ def _read_karpathy(path: Path, photos: Path) -> Iterator[Item]:
 
 def _read_hub(path: Path, photos: Path) -> Iterator[Item]:
     yield Annotation(path)
-    for number, row in enumerate(csv_rows(path)):
+    for row in csv_rows(path, columns=("raw", "split", "filename")):
         if isinstance(row, Dropped):
             yield row
             continue
-        if number == 0:
-            missing = [name for name in ("raw", "split", "filename") if name not in row]
-            if missing:
-                columns = ", ".join(name for name in row if name != "#")
-                raise DataError(f"{path}: has columns {columns}; expected {', '.join(missing)} too")
         captions = _json_texts(row["raw"])
         if captions is None:
             yield Dropped(row["filename"], "bad_row", f"{row['#']}: raw is {row['raw'][:80]!r}, no JSON list")
         else:
-            split = normalise_split(row["split"], row["#"])
-            yield _entry(photos, row["filename"], captions, split, f"split {split}")
+            yield _entry(photos, row["filename"], captions, normalise_split(row["split"], row["#"]))
 
 
 def _json_texts(value: str) -> list[str] | None:
@@ -170,12 +170,6 @@ def _lines(path: Path, parse: Callable[[str], Line | None]) -> Iterator[Line | D
             yield parse(line) or Dropped(where, "bad_row", f"{line[:80]!r} is not a photo's name and caption")
 
 
-def _token_line(line: str) -> Line | None:
-    key, tab, caption = line.partition("\t")
-    name, hash_sign, _ = key.rpartition("#")
-    return (name, caption) if tab and hash_sign and name else None
-
-
 def _table_line(line: str) -> Line | None:
     """The published file has one line with its second bar missing (`2199200615.jpg| 4   A dog runs ...`)."""
     name, bar, rest = line.partition("|")
@@ -183,22 +177,5 @@ def _table_line(line: str) -> Line | None:
     return (name.strip(), caption) if bar and bar2 and name.strip() and number.strip().isdecimal() else None
 
 
-def _read_lists(lists: list[tuple[str, Path]], splits: dict[str, str]) -> Iterator[Annotation | Dropped]:
-    """Put the split of every listed photo into `splits`; the first list that has it counts."""
-    seen: dict[str, str] = {}
-    for split, path in lists:
-        yield Annotation(path)
-        for number, line in read_lines(path):
-            if isinstance(line, Dropped):
-                yield line
-                continue
-            name = line.strip() if line.strip().endswith(".jpg") else f"{line.strip()}.jpg"
-            if name not in splits:
-                yield Dropped(
-                    name, "no_caption", f"{path.name}:{number} lists it in {split}; it has no caption"
-                )
-            elif seen.setdefault(name, split) != split:
-                detail = f"{path.name}:{number} lists it as {split}; it stays in {seen[name]}"
-                yield Dropped(name, "conflicting_split", detail)
-            else:
-                splits[name] = split
+def _listed_name(line: str) -> str:
+    return line.strip() if line.strip().endswith(".jpg") else f"{line.strip()}.jpg"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vistill.data.records import Annotation, Dropped, Entry, Item, normalise_split, split_order
-from vistill.data.sources.common import picture_path, read_json, require_file, require_folder
+from vistill.data.sources.common import lost, only_file, picture_path, read_json, require_file, require_folder
 from vistill.errors import ConfigError, DataError
 
 RESTVAL = ("train", "extra", "drop")
@@ -29,7 +29,10 @@ def read(root: Path, annotations: str = "", images: str = "", restval: str = "tr
     """
     if restval not in RESTVAL:
         raise ConfigError(f"restval must be one of {', '.join(RESTVAL)}, not {restval!r}")
-    path = require_file(root / annotations, "a Karpathy file") if annotations else _only_file(root)
+    if annotations:
+        path = require_file(root / annotations, "a Karpathy file")
+    else:
+        path = only_file(root.glob("dataset*.json"), root, "dataset*.json")
     folder = root / images if images else root / "images" if (root / "images").is_dir() else root
     require_folder(folder, f"the pictures of {path.name}")
     data = read_json(path)
@@ -45,14 +48,6 @@ def read(root: Path, annotations: str = "", images: str = "", restval: str = "tr
         else:
             entries.append(item)
     yield from sorted(entries, key=lambda entry: split_order(entry.split))
-
-
-def _only_file(root: Path) -> Path:
-    found = sorted(root.glob("dataset*.json"))
-    if len(found) != 1:
-        names = ", ".join(path.name for path in found) or "none"
-        raise DataError(f"{root}: expected one dataset*.json, found {names}; name the file with annotations")
-    return found[0]
 
 
 def _picture(row: Any, where: str, folder: Path, restval: str, source: str) -> Entry | Dropped:
@@ -74,7 +69,7 @@ def _picture(row: Any, where: str, folder: Path, restval: str, source: str) -> E
         split = normalise_split(given, where)
     found = picture_path(folder, name, key)
     if isinstance(found, Dropped):
-        return Dropped(key, found.reason, f"{found.detail}; split {split}, {len(captions)} captions lost")
+        return lost(found, split, len(captions))
     return Entry(key, found, captions, split, source)
 
 

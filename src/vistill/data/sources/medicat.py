@@ -22,12 +22,14 @@ from vistill.data.records import Annotation, Dropped, Entry, Item
 from vistill.data.sources.common import (
     drawn_split,
     json_rows,
+    lost,
+    only_file,
     picture_path,
     require_file,
     require_folder,
     require_fractions,
 )
-from vistill.errors import ConfigError, DataError
+from vistill.errors import ConfigError
 
 TERMS = "MedICaT: non-commercial use"
 SUBCAPTIONS = "subcaptions_public.jsonl"
@@ -94,13 +96,8 @@ def _require_words(texts: Sequence[str], subset: str) -> None:
 
 
 def _only_file(root: Path) -> Path:
-    found = sorted(path for path in root.glob("*.jsonl") if path.name != SUBCAPTIONS)
-    if len(found) != 1:
-        names = ", ".join(path.name for path in found) or "none"
-        raise DataError(
-            f"{root}: expected one .jsonl with figures, found {names}; name the file with annotations"
-        )
-    return found[0]
+    found = (path for path in root.glob("*.jsonl") if path.name != SUBCAPTIONS)
+    return only_file(found, root, ".jsonl with figures")
 
 
 def _key(row: Mapping[str, Any]) -> str | None:
@@ -121,7 +118,7 @@ def _figure(
         captions += [text for text in references if isinstance(text, str)]
     found = picture_path(folder, key, key)
     if isinstance(found, Dropped):
-        return Dropped(key, found.reason, f"{found.detail}; split {split}, {len(captions)} captions lost")
+        return lost(found, split, len(captions))
     return Entry(key, found, tuple(captions), split, "medicat", licence=_licence(row))
 
 

@@ -23,8 +23,9 @@ from pathlib import Path
 from vistill.data.records import Annotation, Dropped, Entry, Item, split_order
 from vistill.data.sources.common import (
     csv_rows,
+    first_picture,
     folder_split,
-    picture_path,
+    lost,
     read_lines,
     require_file,
     require_folder,
@@ -85,17 +86,11 @@ def _read_folder(folder: Path, split: str) -> Iterator[Item]:
     yield from _read_licences(folder / "licences.txt", names, licences)
     yield from _read_links(folder / "dlinks.txt", names)
     for key, texts in captions.items():
-        found = _picture(images, [*names[key], f"{key}.jpg"], key)
+        found = first_picture(images, [*names[key], f"{key}.jpg"], key)
         if isinstance(found, Dropped):
-            yield Dropped(key, found.reason, f"{found.detail}; split {split}, {len(texts)} captions lost")
+            yield lost(found, split, len(texts))
         else:
             yield Entry(key, found, tuple(texts), split, "roco", licence=licences.get(key, ""))
-
-
-def _picture(images: Path, names: list[str], key: str) -> Path | Dropped:
-    """Return the first of `names` that is there, or what is wrong with the first of them."""
-    found = [picture_path(images, name, key) for name in names]
-    return next((path for path in found if isinstance(path, Path)), found[0])
 
 
 def _read_licences(path: Path, names: dict[str, list[str]], licences: dict[str, str]) -> Iterator[Item]:
@@ -103,13 +98,10 @@ def _read_licences(path: Path, names: dict[str, list[str]], licences: dict[str, 
     if not path.is_file():
         return
     yield Annotation(path)
-    for row in csv_rows(path):
+    for row in csv_rows(path, columns=("ROCO_ID", "PMC_ID", "CC")):
         if isinstance(row, Dropped):
             yield row
             continue
-        if not {"roco_id", "pmc_id", "cc"} <= row.keys():
-            columns = ", ".join(name for name in row if name != "#")
-            raise DataError(f"{path}: has columns {columns}; expected ROCO_ID, PMC_ID, CC")
         key, name = row["roco_id"].strip(), row["pmc_id"].strip()
         if key not in names:
             yield Dropped(key, "no_caption", f"{row['#']}: has a licence and no caption")

@@ -15,9 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vistill.data.records import Annotation, Dropped, Entry, Item, split_order
-from vistill.data.sources.common import drawn_splits, require_file, require_folder, require_fractions
+from vistill.data.sources.common import (
+    drawn_splits,
+    only_file,
+    require_file,
+    require_folder,
+    require_fractions,
+)
 from vistill.data.sources.folder import Picture, rows, take_row
-from vistill.errors import DataError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 
@@ -55,13 +60,8 @@ def read(
 
 
 def _only_table(root: Path) -> Path:
-    found = sorted(path for path in root.glob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if len(found) != 1:
-        names = ", ".join(path.name for path in found) or "none"
-        raise DataError(
-            f"{root}: expected one {', '.join(SUFFIXES)} file, found {names}; name it with annotations"
-        )
-    return found[0]
+    found = (path for path in root.glob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    return only_file(found, root, f"{', '.join(SUFFIXES)} file")
 
 
 def _delimiter(path: Path) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vistill.data.records import Annotation, Dropped, Entry, Item, normalise_split, split_order
-from vistill.data.sources.common import read_lines, require_file
+from vistill.data.sources.common import is_id, lost, read_lines, require_file
 from vistill.data.tsv import TsvFile
 from vistill.errors import ConfigError
 
@@ -41,9 +41,7 @@ def read(root: Path, parts: Sequence[str] = ()) -> Iterator[Item]:
                 described.setdefault(key, []).extend(found)
         yield from _read_images(TsvFile(images), split, described)
         for key, rows in described.items():
-            yield Dropped(
-                key, "missing_picture", f"not in {images.name}; split {split}, {len(rows)} texts lost"
-            )
+            yield lost(Dropped(key, "missing_picture", f"not in {images.name}"), split, len(rows), "texts")
 
 
 def _parts(root: Path, parts: Sequence[str]) -> list[tuple[str, Path, Path]]:
@@ -97,7 +95,7 @@ def _read_images(file: TsvFile, split: str, described: dict[str, list[dict[str, 
 
 def _question(text: dict[str, Any], picture: Entry) -> Entry | Dropped:
     number = text.get("question_id")
-    if isinstance(number, bool) or not isinstance(number, int | str):
+    if not is_id(number):
         return Dropped(
             picture.key, "bad_row", f"question_id {number!r} of {text['question'][:60]!r} is no id"
         )

@@ -17,6 +17,7 @@ from typing import Any
 from vistill.data.records import Annotation, Dropped, Entry, Item, split_order
 from vistill.data.sources.common import (
     drawn_splits,
+    lost,
     picture_path,
     read_json,
     require_file,
@@ -52,8 +53,7 @@ def read(root: Path, dev_fraction: float = 0.0, test_fraction: float = 0.0, seed
     for image in sorted(asked, key=lambda image: split_order(splits[image])):
         found = picture_path(folder, image, image)
         if isinstance(found, Dropped):
-            lost = f"split {splits[image]}, {len(asked[image])} questions lost"
-            yield Dropped(image, found.reason, f"{found.detail}; {lost}")
+            yield lost(found, splits[image], len(asked[image]), "questions")
             continue
         for row in asked[image]:
             yield _entry(row, found, splits[image])

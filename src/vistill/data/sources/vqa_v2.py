@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vistill.data.records import Annotation, Dropped, Entry, Item, normalise_split, split_order
-from vistill.data.sources.common import picture_path, read_json, require_file, require_folder
+from vistill.data.sources.common import first_picture, is_id, lost, read_json, require_file, require_folder
 from vistill.errors import ConfigError, DataError
 
 # (split, COCO's name of it) of the downloads of visualqa.org, taken where they exist.
@@ -79,7 +79,7 @@ def _answers(row: Any) -> tuple[str, tuple[str, ...]] | None:
     """(answer type, answers) of an annotation; None if it is malformed."""
     if (
         not isinstance(row, dict)
-        or not _is_id(row.get("question_id"))
+        or not is_id(row.get("question_id"))
         or not isinstance(row.get("answers"), list)
     ):
         return None
@@ -100,13 +100,9 @@ def _read_part(
         else:
             yield Dropped(f"{path.name}:questions[{number}]", "bad_row", f"is {str(row)[:80]}")
     for image, questions in asked.items():
-        found = _picture(folder, image)
+        found = first_picture(folder, _names(folder, image), f"image {image}")
         if isinstance(found, Dropped):
-            yield Dropped(
-                f"image {image}",
-                found.reason,
-                f"{found.detail}; split {split}, {len(questions)} questions lost",
-            )
+            yield lost(found, split, len(questions), "questions")
         for key, question in questions:
             if annotated and key not in answers:
                 yield Dropped(str(key), "no_answer", f"{path.name}: a question without annotation")
@@ -119,22 +115,16 @@ def _read_part(
         yield Dropped(str(key), "stray_key", f"annotation of a question that is not in {path.name}")
 
 
-def _picture(folder: Path, image: int | str) -> Path | Dropped:
-    """The picture of an image id: COCO's names of 2014 (COCO_train2014_...) and 2017, or the plain id."""
+def _names(folder: Path, image: int | str) -> tuple[str, ...]:
+    """The names that the picture of an image id may have: COCO's of 2014 and of 2017, and the plain id."""
     number = f"{image:012d}" if isinstance(image, int) else image
-    names = (f"COCO_{folder.name}_{number}.jpg", f"{number}.jpg", f"{image}.jpg")
-    found = [picture_path(folder, name, str(image)) for name in names]
-    return next((path for path in found if isinstance(path, Path)), found[0])
+    return f"COCO_{folder.name}_{number}.jpg", f"{number}.jpg", f"{image}.jpg"
 
 
 def _is_question(row: Any) -> bool:
     return (
         isinstance(row, dict)
-        and _is_id(row.get("question_id"))
-        and _is_id(row.get("image_id"))
+        and is_id(row.get("question_id"))
+        and is_id(row.get("image_id"))
         and isinstance(row.get("question"), str)
     )
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, int | str) and not isinstance(value, bool)
