@@ -17,7 +17,7 @@ from datasets import Dataset as Table
 from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 
-from vistill.data.collate import Item, PixelSource
+from vistill.data.collate import Item, PixelSource, show_view
 from vistill.data.dataset import open_split
 from vistill.data.text import TokenizerConfig, train_tokenizer
 from vistill.errors import ConfigError, DataError
@@ -110,19 +110,20 @@ def answer_tokenizer(
         return " ".join(part for part, _ in parts.pre_tokenize_str(normaliser.normalize_str(text)))
 
     own = train_tokenizer((plain(text) for text in texts), config, ready=True)
-    tokenizer = _with_words(start or own, sorted(own.get_vocab().items(), key=lambda pair: pair[1]))
+    vocabulary = own.get_vocab()
+    tokenizer = _with_words(start or own, sorted(vocabulary, key=vocabulary.__getitem__))
     tokenizer.normalizer = normaliser
     tokenizer.pre_tokenizer = parts
     tokenizer.add_special_tokens([ASK])
     return tokenizer
 
 
-def _with_words(start: Tokenizer, words: Sequence[tuple[str, int]]) -> Tokenizer:
-    """`start` with those of (word, rank) that it lacks behind its own, then `<ask>`; pieces stay."""
+def _with_words(start: Tokenizer, words: Sequence[str]) -> Tokenizer:
+    """`start` with those of the words that it lacks behind its own, then `<ask>`; pieces stay."""
     raw: dict[str, Any] = json.loads(start.to_str())
     if raw["model"]["type"] == "WordLevel":
         known = start.get_vocab()
-        new = [word for word, _ in (*words, (ASK, 0)) if word not in known]
+        new = [word for word in (*words, ASK) if word not in known]
         following = max(known.values()) + 1
         # in the model itself: the id of a token beside it would move when words are added once more
         raw["model"]["vocab"] = {**known, **{word: following + n for n, word in enumerate(new)}}
@@ -162,9 +163,8 @@ class QuestionRows:
         return len(self.keys)
 
     def __getitem__(self, index: tuple[int, int]) -> tuple[Item, NDArray[Any]]:
-        epoch, row = index
-        draw = np.random.default_rng((self.seed, epoch, row))
-        view = self.pixels(row, int(draw.integers(2**31)))
+        row = index[1]
+        view, draw = show_view(self.pixels, self.seed, index)
         shown = list(range(len(self.asked[row])))
         if self.questions:
             shown = [int(i) for i in draw.permutation(len(shown))][: self.questions]

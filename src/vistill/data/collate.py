@@ -95,6 +95,20 @@ class Rows(Protocol):
     def __getitem__(self, index: tuple[int, int]) -> tuple[Item, NDArray[Any]]: ...
 
 
+def show_view(pixels: PixelSource, seed: int, index: tuple[int, int]) -> tuple[View, np.random.Generator]:
+    """The view that item (epoch, row) shows, and the generator that draws all else of that item."""
+    draw = np.random.default_rng((seed, *index))
+    return pixels(index[1], int(draw.integers(2**31))), draw
+
+
+def draw_captions(draw: np.random.Generator, there: int, wanted: int) -> list[int]:
+    """The numbers of `wanted` captions, none again before all others were drawn; 0: all, in order."""
+    if not wanted or not there:
+        return list(range(there))
+    rounds = -(-wanted // there)
+    return [int(i) for _ in range(rounds) for i in draw.permutation(there)][:wanted]
+
+
 class CaptionRows(Dataset[tuple[Item, NDArray[Any]]]):
     """Pictures with captions; item (epoch, row) is the same however and whenever it is asked for.
 
@@ -124,14 +138,9 @@ class CaptionRows(Dataset[tuple[Item, NDArray[Any]]]):
         return len(self.keys)
 
     def __getitem__(self, index: tuple[int, int]) -> tuple[Item, NDArray[Any]]:
-        epoch, row = index
-        draw = np.random.default_rng((self.seed, epoch, row))
-        view = self.pixels(row, int(draw.integers(2**31)))
-        count = len(self.texts[row])
-        shown = list(range(count))
-        if self.captions and count:
-            repeats = -(-self.captions // count)
-            shown = [int(i) for _ in range(repeats) for i in draw.permutation(count)][: self.captions]
+        row = index[1]
+        view, draw = show_view(self.pixels, self.seed, index)
+        shown = draw_captions(draw, len(self.texts[row]), self.captions)
         texts = [self.texts[row][i] for i in shown]
         if view.mirrored:
             texts = [mirror_words(text) for text in texts]

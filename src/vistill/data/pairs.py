@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from vistill.data.collate import Item, PixelSource, View, mirror_words
+from vistill.data.collate import Item, PixelSource, View, draw_captions, mirror_words, show_view
 from vistill.data.texts import clean
 from vistill.runtime.texts import encode_texts, text_marks
 
@@ -78,14 +78,10 @@ class PairRows:
         return len(self.keys)
 
     def __getitem__(self, index: tuple[int, int]) -> tuple[Item, NDArray[np.float32]]:
-        epoch, row = index
-        draw = np.random.default_rng((self.seed, epoch, row))
-        view = self.pixels(row, int(draw.integers(2**31)))
+        row = index[1]
+        view, draw = show_view(self.pixels, self.seed, index)
         numbers = self.of_row[view.mirrored][row]
-        shown = list(range(len(numbers)))
-        if self.shown and numbers:
-            repeats = -(-self.shown // len(numbers))
-            shown = [int(i) for _ in range(repeats) for i in draw.permutation(len(numbers))][: self.shown]
+        shown = draw_captions(draw, len(numbers), self.shown)
         ids = tuple(self.spelt.ids[numbers[i]] for i in shown)
         return Item(self.keys[row], row, view.number, view.mirrored, tuple(shown), ids), view.pixels
 
