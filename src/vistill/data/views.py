@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from vistill.data.dataset import open_split
 from vistill.errors import DataError
@@ -103,8 +104,8 @@ def build_views(
     if tables is None:
         tables = {split: open_split(data, split) for split in views}
     folder.mkdir(parents=True, exist_ok=True)
-    trunk = {name: tensor for name, tensor in tower.state_dict().items() if _in_trunk(tower, name, stages)}
-    key = ViewsKey(weights_hash(trunk), preprocess.hash(), asdict(spec), stages, seed)
+    seed_of = seed if any(count > 1 for count in views.values()) else 0  # the clean view is not drawn
+    key = ViewsKey(weights_hash(_trunk(tower, stages)), preprocess.hash(), asdict(spec), stages, seed_of)
     _check_or_write_key(folder, key)
     for split in views:
         _check_or_write_rows(folder, data, split, tables[split])
@@ -169,14 +170,16 @@ def _build_one(
     os.replace(temporary, _path(folder, split, view))
 
 
-def _in_trunk(tower: VisionTower, name: str, stages: int) -> bool:
-    tensors = {
-        id(t)
+def _trunk(tower: VisionTower, stages: int) -> dict[str, Tensor]:
+    """Those tensors of the tower, under its names for them, that its first `stages` stages have."""
+    inside = {
+        id(tensor)
         for stage in tower.stages[:stages]
-        for m in stage.modules
-        for t in m.state_dict(keep_vars=True).values()
+        for module in stage.modules
+        for tensor in module.state_dict(keep_vars=True).values()
     }
-    return id(tower.state_dict(keep_vars=True)[name]) in tensors
+    tensors = tower.state_dict(keep_vars=True)
+    return {name: tensor for name, tensor in tensors.items() if id(tensor) in inside}
 
 
 def _check_or_write_key(folder: Path, key: ViewsKey) -> None:
