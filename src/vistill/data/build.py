@@ -275,8 +275,7 @@ def _write_splits(
             for number, row in enumerate(rows(work))
             if number not in removed and row.entry["split"] == split
         )
-        total = -(-counts["rows"] // config.shard_size)
-        names = [store.shard_name(number, total) for number in range(total)]
+        names = store.shard_names(counts["rows"], config.shard_size)
         for name in names:
             part = list(itertools.islice(left, config.shard_size))
             if not (folder / name).exists():

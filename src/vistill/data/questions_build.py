@@ -6,7 +6,7 @@ makes a thing likely, are learned from the train split alone. Equal input and se
 """
 
 import hashlib
-import json
+import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -76,13 +76,12 @@ def build_questions(
         for split, questions in kept.items():
             if questions:
                 counts[split] = _write_split(building / split, folder, split, questions, progress)
-        fingerprints = "".join(split["fingerprint"] for split in counts.values())
         summary = {
             "format": report["format"],
             "source": f"{report['source']}, questions",
             "arguments": asdict(config),
             "from": {"fingerprint": report["fingerprint"], "words_from": lexicon_from},
-            "fingerprint": hashlib.sha256(fingerprints.encode()).hexdigest(),
+            "fingerprint": store.joint_fingerprint(counts),
             "splits": counts,
             "questions": {split: _describe(questions) for split, questions in kept.items() if questions},
             "dropped": {"counts": dict(dropped.most_common()), "items": []},
@@ -213,20 +212,20 @@ def _write_split(
     """Write the rows of one split; return its counts and fingerprint."""
     target.mkdir()
     table = store.open_split(folder, split)
-    shards = -(-len(questions) // SHARD_ROWS)
-    names = [store.shard_name(number, shards) for number in range(shards)]
+    names = store.shard_names(len(questions), SHARD_ROWS)
     digest = hashlib.sha256()
-    size, last = 0, b""
-    for number, name in enumerate(names):
-        samples = list(_samples(table, questions, number * SHARD_ROWS, (number + 1) * SHARD_ROWS))
+    size, last, picture, done = 0, b"", "", 0
+    rows = _samples(table, questions)
+    for name in names:
+        samples = list(itertools.islice(rows, SHARD_ROWS))
         store.write_shard(target / name, samples, shared=True)
         for sample in samples:
             if sample.image != last:
-                last = sample.image
+                last, picture = sample.image, hashlib.sha256(sample.image).hexdigest()
                 size += len(last)
-            values = {**vars(sample), "image": hashlib.sha256(last).hexdigest()}
-            digest.update(json.dumps([*values.values()]).encode("ascii") + b"\n")
-        progress(f"write {split}", min((number + 1) * SHARD_ROWS, len(questions)), len(questions))
+            digest.update(store.print_row(sample, picture))
+        done += len(samples)
+        progress(f"write {split}", done, len(questions))
     fingerprint = digest.hexdigest()
     store.write_split_metadata(target, names, fingerprint, shared=True)
     return {
@@ -239,16 +238,11 @@ def _write_split(
     }
 
 
-def _samples(table: Any, questions: Sequence[Question], start: int, stop: int) -> Iterator[Sample]:
-    """The rows of questions `start` to `stop`; the questions of one picture stand side by side."""
-    row: dict[str, Any] = {}
-    picture, number = -1, -1
-    for place, question in enumerate(questions[:stop]):
-        number = number + 1 if question.picture == picture else 0
-        if place >= start and (question.picture != picture or not row):
-            row = table[question.picture]
-        picture = question.picture
-        if place >= start:
+def _samples(table: Any, questions: Sequence[Question]) -> Iterator[Sample]:
+    """The rows of questions, of which those about one picture stand side by side."""
+    for picture, asked in itertools.groupby(questions, key=lambda question: question.picture):
+        row = table[picture]
+        for number, question in enumerate(asked):
             yield Sample(
                 key=f"{row['key']}#{number}",
                 image=row["image"],

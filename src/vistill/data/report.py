@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -62,10 +61,9 @@ def make_report(
     for picture, pair in sorted(duplicates.items()):
         dropped += [_removed(key, picture, pair, keys, splits) for key in pictures[picture].keys]
     counts = _split_counts(work, removed, licence)
-    fingerprints = "".join(split["fingerprint"] for split in counts.values())
     report = {
         **{name: state[name] for name in ("format", "source", "arguments", "annotations", "versions")},
-        "fingerprint": hashlib.sha256(fingerprints.encode()).hexdigest(),
+        "fingerprint": store.joint_fingerprint(counts),
         "splits": counts,
         "sampled": state["sampled"],
         "cleaned": state["cleaned"],
@@ -181,8 +179,7 @@ def _split_counts(work: Path, removed: set[int], licence: str | None) -> dict[st
         count["rows"] += 1
         count["captions"] += len(row.entry["captions"])
         count["questions"] += bool(row.entry["question"])
-        values = {**vars(row.sample(b"", licence)), "image": row.found["sha256"]}
-        digests[name].update(json.dumps([*values.values()]).encode("ascii") + b"\n")
+        digests[name].update(store.print_row(row.sample(b"", licence), row.found["sha256"]))
     return {
         name: {**counts[name], "fingerprint": digests[name].hexdigest()} for name in SPLITS if name in counts
     }

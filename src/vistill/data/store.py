@@ -4,6 +4,7 @@ A file is written under a temporary name, fsynced and renamed, so a file that ex
 whole; that is all the journal a resumed build needs.
 """
 
+import hashlib
 import json
 import struct
 import sys
@@ -122,6 +123,23 @@ def open_dataset(folder: Path) -> DatasetDict:
     return DatasetDict({split: open_split(folder, split) for split in split_names(folder)})
 
 
+def shard_names(rows: int, size: int) -> list[str]:
+    """Return the names of the Arrow files of a split that holds `size` rows each."""
+    total = -(-rows // size)
+    return [_shard_name(number, total) for number in range(total)]
+
+
+def print_row(sample: Sample, image_sha256: str) -> bytes:
+    """Return what a split's fingerprint is taken over of one row: its fields, the picture as its SHA-256."""
+    values = {**vars(sample), "image": image_sha256}
+    return json.dumps([*values.values()]).encode("ascii") + b"\n"
+
+
+def joint_fingerprint(splits: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the fingerprint of a data set from those of its splits, as its report counts them."""
+    return hashlib.sha256("".join(split["fingerprint"] for split in splits.values()).encode()).hexdigest()
+
+
 def write_shard(path: Path, samples: Iterable[Sample], shared: bool = False) -> None:
     """Write samples as one Arrow stream file, atomically, holding one record batch at a time.
 
@@ -171,7 +189,7 @@ def _views(values: Sequence[bytes]) -> pa.Array:
     return pa.Array.from_buffers(pa.binary_view(), len(values), buffers)
 
 
-def shard_name(number: int, count: int) -> str:
+def _shard_name(number: int, count: int) -> str:
     """Return the file name `datasets` uses for shard `number` of `count`."""
     return f"data-{number:05d}-of-{count:05d}.arrow"
 
