@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from vistill.data import questions_words as words
-from vistill.data.questions_parse import Action, Lexicon, Phrase, Reading, read
+from vistill.data.questions_parse import Action, Lexicon, Phrase, Reading, animate, read, with_s
 
 VOTES = 2  # captions that must give an answer
 VOTES_ONE = 3  # captions that must speak of a single thing before it counts as one
@@ -441,20 +441,11 @@ def askable(head: str) -> bool:
     return head not in words.VAGUE and len(head) > 2 and head.isascii()
 
 
-def animate(head: str) -> bool:
-    """Whether it is a person or an animal."""
-    return head in words.PEOPLE or head in words.ANIMALS
-
-
 def plural(head: str) -> str:
     """The plural of a noun as people write it."""
     if head in words.PLURAL_ONLY:
         return head
-    if head in words.PLURALS:
-        return words.PLURALS[head]
-    if head.endswith("y") and head[-2:-1] not in "aeiou":
-        return head[:-1] + "ies"
-    return head + ("es" if head.endswith(("s", "sh", "ch", "x", "z")) else "s")
+    return words.PLURALS[head] if head in words.PLURALS else with_s(head)
 
 
 def article(head: str) -> str:

@@ -8,7 +8,7 @@ red shirt is riding a bike .") and give up quietly on what is longer.
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vistill.data import questions_words as words
 
@@ -108,7 +108,7 @@ def learn(captions: Iterable[str]) -> Lexicon:
     nouns = frozenset(
         token
         for token, count in counts.items()
-        if ends[token] >= NOUN_SHARE * count and token.isalpha() | ("-" in token)
+        if ends[token] >= NOUN_SHARE * count and (token.isalpha() or "-" in token)
         if token not in _MODIFIERS and token not in _OUTSIDE_PHRASE and verbs.get(token) != token
     )
     return Lexicon(nouns, verbs, dict(counts))
@@ -129,9 +129,19 @@ def _forms(ing: str, counts: Counter[str]) -> list[str]:
 
 def _third(base: str) -> str:
     """The form in -s of a verb: he runs, carries, watches."""
-    if base.endswith("y") and base[-2:-1] not in "aeiou":
-        return base[:-1] + "ies"
-    return base + ("es" if base.endswith(("s", "sh", "ch", "x", "z", "o")) else "s")
+    return base + "es" if base.endswith("o") else with_s(base)
+
+
+def with_s(word: str) -> str:
+    """A word with its ending -s as it is spelt: dogs, boxes, ladies."""
+    if word.endswith("y") and word[-2:-1] not in "aeiou":
+        return word[:-1] + "ies"
+    return word + ("es" if word.endswith(("s", "sh", "ch", "x", "z")) else "s")
+
+
+def animate(head: str) -> bool:
+    """Whether it is a person or an animal."""
+    return head in words.PEOPLE or head in words.ANIMALS
 
 
 def singular(word: str, lexicon: Lexicon) -> tuple[str, bool]:
@@ -214,9 +224,7 @@ def _read_phrase(
                 number = phrase.number if tokens[end - 1] in ("piece", "pile", "body", "pair") else None
                 if tokens[end - 1] == "pair" and phrase.head not in words.PLURAL_ONLY:
                     number = 2 if phrase.plural else None
-                phrases.append(
-                    Phrase(**{**vars(phrase), "number": number, "start": place, "article": tokens[place]})
-                )
+                phrases.append(replace(phrase, number=number, start=place, article=tokens[place]))
                 items.append(_Item("phrase", phrase=len(phrases) - 1))
             return stop
     phrase = _phrase(tokens, place, end, lexicon)
@@ -254,21 +262,20 @@ def _phrase_ends(tokens: Sequence[str], start: int, place: int, lexicon: Lexicon
 def _agrees(tokens: Sequence[str], start: int, place: int, after: str, lexicon: Lexicon) -> bool:
     """Whether a word that may be a verb or a noun ("jumps", "waves", "run") is a verb after this noun."""
     head, plural = singular(tokens[place - 1], lexicon)
-    animate = head in words.PEOPLE or head in words.ANIMALS
     third = tokens[place].endswith("s") and not tokens[place].endswith("ss")
     if third:
         follows = after in _OUTSIDE_PHRASE or after in _STARTS_PHRASE
         if follows and start and tokens[start - 1] in words.PREPOSITIONS:
             return True  # "a girl in pink shorts runs on": the subject stands before
         many = any(token in words.NUMBERS and token != "one" for token in tokens[start:place])
-        return not plural and not many and (animate or follows)
-    return plural or (animate and start > 1 and tokens[start - 1] == "and")  # "a man and a woman dance"
+        return not plural and not many and (animate(head) or follows)
+    return plural or (animate(head) and start > 1 and tokens[start - 1] == "and")  # "a man and a woman dance"
 
 
 def _phrase(tokens: Sequence[str], start: int, end: int, lexicon: Lexicon) -> Phrase | None:
     """The phrase of the words from `start` to `end`; None if it has no noun."""
     written = tokens[end - 1]
-    if written in _MODIFIERS or (written.isdigit()):
+    if written in _MODIFIERS or written.isdigit():
         return None
     before = list(tokens[start : end - 1])
     if "'s" in before:  # "the dog 's mouth" has one mouth, of no colour that is told
@@ -339,11 +346,10 @@ def _subject(
     """Who does it: the subject of the clause, or somebody named right before ("sees a dog running")."""
     if before.kind == "preposition":
         return None  # "by jumping", "after running"
-    if before.kind == "phrase" and before.phrase != subject and not item.finite:
-        head = phrases[before.phrase].head
-        if head in words.PEOPLE or head in words.ANIMALS:
-            return before.phrase if earlier and earlier[-1].kind != "preposition" else None
-    if joined and item.finite | (before.kind == "be"):
+    beside = before.kind == "phrase" and before.phrase != subject and not item.finite
+    if beside and animate(phrases[before.phrase].head):
+        return before.phrase if earlier and earlier[-1].kind != "preposition" else None
+    if joined and (item.finite or before.kind == "be"):
         return None
     return subject
 
