@@ -97,12 +97,12 @@ def _fetch_all(
     known = {path.stem for path in (out / PICTURES).glob("*/*") if path.suffix != ".tmp"}
     blocked = _blocked([out / BLOCKLIST, *(require_file(path, "a blocklist") for path in blocklists)])
     total = sum(1 for _ in rows(tsv))
-    done = 0
+    settled = 0
     with (out / BLOCKLIST).open("ab") as block, ThreadPoolExecutor(config.workers) as pool:
         waiting: dict[Future[str], str] = {}
 
         def settle(futures: Iterable[Future[str]]) -> None:
-            nonlocal done
+            nonlocal settled
             for future in futures:
                 url = waiting.pop(future)
                 reason = future.result()
@@ -112,15 +112,14 @@ def _fetch_all(
                         block.write(f"{url}\t{reason}\n".encode())
                         block.flush()
                 result.fetched += not reason
-                done += 1
-            progress(done, total)
+                settled += 1
+            progress(settled + result.there + result.blocked + result.bad_rows, total)
 
         try:
             for url in _new(rows(tsv), known, blocked, result):
                 waiting[pool.submit(_fetch_one, url, out, config)] = url
                 if len(waiting) >= 2 * config.workers:
                     settle(wait(waiting, return_when=FIRST_COMPLETED).done)
-                done = max(done, result.there + result.blocked + result.bad_rows)
             settle(wait(waiting).done)
         finally:
             pool.shutdown(cancel_futures=True)
