@@ -15,6 +15,19 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 180, 30), "blue": (30, 60, 220), 
 SHAPES = ("circle", "square")
 
 
+def draw_shape(
+    draw: random.Random, canvas: tuple[int, int], sizes: tuple[int, int]
+) -> tuple[Image.Image, str, str, str]:
+    """A coloured shape on grey: the picture, its colour, its shape, and the side where it lies."""
+    colour, shape = draw.choice(list(COLOURS)), draw.choice(SHAPES)
+    image = Image.new("RGB", canvas, tuple(draw.randrange(90, 160) for _ in range(3)))
+    x, y, size = draw.randrange(40), draw.randrange(30), draw.randrange(*sizes)
+    pen = ImageDraw.Draw(image)
+    paint = pen.ellipse if shape == "circle" else pen.rectangle
+    paint((x, y, x + size, y + size), fill=COLOURS[colour])
+    return image, colour, shape, "left" if x < 20 else "right"
+
+
 def write_flickr8k(root: Path, train: int = 24, dev: int = 8) -> Path:
     """Coloured shapes on grey with two captions each; the same bytes on every call."""
     photos = root / "Flicker8k_Dataset"
@@ -24,13 +37,7 @@ def write_flickr8k(root: Path, train: int = 24, dev: int = 8) -> Path:
     draw = random.Random(7)
     names, lines = [], []
     for number in range(train + dev):
-        colour, shape = draw.choice(list(COLOURS)), draw.choice(SHAPES)
-        image = Image.new("RGB", (80, 64), tuple(draw.randrange(90, 160) for _ in range(3)))
-        x, y, size = draw.randrange(40), draw.randrange(30), draw.randrange(14, 34)
-        pen = ImageDraw.Draw(image)
-        paint = pen.ellipse if shape == "circle" else pen.rectangle
-        paint((x, y, x + size, y + size), fill=COLOURS[colour])
-        side = "left" if x < 20 else "right"
+        image, colour, shape, side = draw_shape(draw, (80, 64), (14, 34))
         name = f"{number:05d}.jpg"
         image.save(photos / name, quality=92)
         names.append(name)
