@@ -11,8 +11,8 @@ from vistill.data.collate import Batch, Item
 from vistill.data.text import TokenizerConfig, encode, pad, train_tokenizer
 from vistill.distill.answers import Answer, Text
 from vistill.distill.join import join
-from vistill.distill.losses import cross_entropy, top_k_kl
-from vistill.distill.objective import CaptionObjective, ObjectiveConfig, Teaching
+from vistill.distill.losses import cross_entropy, pool_to, top_k_kl
+from vistill.distill.objective import CaptionObjective, ObjectiveConfig, Teaching, on_one_grid
 from vistill.errors import ConfigError
 from vistill.models.tokens import BOS, EOS, PAD
 
@@ -232,3 +232,10 @@ def test_losses_of_a_teacher_need_one() -> None:
 def test_wrong_weights_are_refused(weights: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="objective"):
         ObjectiveConfig(**weights)  # type: ignore[arg-type]
+
+
+def test_the_class_token_of_a_teacher_with_a_finer_grid_is_no_patch() -> None:
+    student, teacher = torch.randn(2, 4, 3), torch.randn(2, 10, 3)  # 2 x 2; a class token before 3 x 3
+    own, theirs = on_one_grid(student, teacher)
+    assert torch.equal(own, student)
+    assert torch.equal(theirs, pool_to(teacher[:, 1:], 4))

@@ -4,6 +4,7 @@ An objective is a function of (model, batch) that returns `{name: loss}`; the to
 `sum(weight[name] * scale[name] * loss)`. To add a term: a function in losses.py, its weight here, a test.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -222,7 +223,7 @@ class CaptionObjective:
         """Losses on the teacher's encoder states and embeddings; memory [B, N, D]."""
         config, out = self.config, {}
         if taught.hidden is not None and "hidden" in self.heads:
-            student, teacher = _on_one_grid(self.heads["hidden"](memory), taught.hidden)
+            student, teacher = on_one_grid(self.heads["hidden"](memory), taught.hidden)
             if config.hidden_cosine:
                 out["hidden_cosine"] = hidden_cosine(student, teacher)
             if config.hidden_mse:
@@ -278,9 +279,16 @@ def word_shares(tokens: Tensor, vocab_size: int) -> Tensor:
     return held.sum(1) / (tokens != PAD).any(2).sum(1, keepdim=True).clamp_min(1)
 
 
-def _on_one_grid(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Both [B, n, D] with the fewer patches of the two; pooled teacher states [B, D] are one patch."""
-    if teacher.dim() == 2:
-        teacher = teacher.unsqueeze(1)
+def on_one_grid(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Both [B, n, D] with the fewer patches of the two; pooled teacher states [B, D] are one patch.
+
+    Where the grids differ, a class token before a square of patches is left out.
+    """
+    teacher = teacher.unsqueeze(1) if teacher.dim() == 2 else teacher
+    if student.shape[1] == teacher.shape[1]:
+        return student, teacher
+    student, teacher = (
+        x[:, 1:] if math.isqrt(x.shape[1] - 1) ** 2 == x.shape[1] - 1 > 0 else x for x in (student, teacher)
+    )
     n = min(student.shape[1], teacher.shape[1])
     return pool_to(student, n), pool_to(teacher, n)

@@ -4,7 +4,6 @@ As in objective.py the total is `sum(weight[name] * scale[name] * loss)`. A towe
 part in the losses of both with what it gives; its vectors of texts are computed once.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +22,6 @@ from vistill.distill.losses import (
     embedding_regression,
     hidden_mse,
     kl_divergence,
-    pool_to,
     soft_cross_entropy,
     weighted_total,
 )
@@ -36,6 +34,7 @@ from vistill.distill.losses_dual import (
     soft_contrastive,
     soft_targets,
 )
+from vistill.distill.objective import on_one_grid
 from vistill.errors import ConfigError
 from vistill.models.clip import ClipDual
 from vistill.models.loading import AnyDual
@@ -44,6 +43,7 @@ TOWERS = ("image", "text", "both")
 TOWER_LOSSES = ("l1", "cross_entropy", "kl", "cosine", "mse", "similarity", "hidden_mse")
 PAIR_LOSSES = ("contrastive", "interactive", "relational", "feature")
 WHERE = {"hidden": "datamodule.teacher", "image": "datamodule.teacher or texts", "text": "texts"}
+"""The setting that brings what a loss needs of a teacher."""
 
 
 @dataclass(frozen=True)
@@ -164,12 +164,7 @@ class DualObjective:
             raise ConfigError(f"objective.{side}: this tower does not learn (towers={towers})")
         for what in sorted(config.needs()):
             if getattr(known, what) is None:
-                where = {
-                    "hidden": "datamodule.teacher",
-                    "image": "datamodule.teacher or texts",
-                    "text": "texts",
-                }
-                raise ConfigError(f"objective: a loss needs a teacher's {what} vectors: set {where[what]}")
+                raise ConfigError(f"objective: a loss needs a teacher's {what} vectors: set {WHERE[what]}")
         self.heads = nn.ModuleDict()
         """Projections into the teacher's widths, which learn with the student and are thrown away."""
         for what in ("image", "text"):
@@ -232,7 +227,7 @@ class DualObjective:
         if states is not None:
             assert self.known.hidden is not None
             student, teacher = self.heads["hidden"](states), self.known.hidden(items).to(image.device)
-            out["image_hidden_mse"] = hidden_mse(*_on_one_grid(student, teacher))
+            out["image_hidden_mse"] = hidden_mse(*on_one_grid(student, teacher))
         return out
 
     def _of_text(self, text: Tensor, numbers: Tensor) -> dict[str, Tensor]:
@@ -298,21 +293,6 @@ class DualObjective:
     def _teacher_text(self, numbers: Tensor) -> Tensor:
         assert self.known.text is not None
         return self.known.text[numbers.cpu()].to(numbers.device).float()
-
-
-def _on_one_grid(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Both [B, n, D] with the fewer patches of the two; pooled teacher states [B, D] are one patch.
-
-    Where the grids differ, a class token before a square of patches is left out.
-    """
-    teacher = teacher.unsqueeze(1) if teacher.dim() == 2 else teacher
-    if student.shape[1] == teacher.shape[1]:
-        return student, teacher
-    student, teacher = (
-        x[:, 1:] if math.isqrt(x.shape[1] - 1) ** 2 == x.shape[1] - 1 > 0 else x for x in (student, teacher)
-    )
-    n = min(student.shape[1], teacher.shape[1])
-    return pool_to(student, n), pool_to(teacher, n)
 
 
 def _contrastive(
