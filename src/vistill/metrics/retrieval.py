@@ -189,12 +189,18 @@ def _chance(size: int, shares: Mapping[int, float]) -> RankScores:
     return RankScores(r1, r5, r10, median=float(low + high) / 2, mean=mean)
 
 
-def _folds(pictures: int, owner: Ints, folds: int) -> list[tuple[slice, NDArray[np.bool_]]]:
-    """The pictures of each fold and which texts are theirs."""
+def fold_slices(pictures: int, folds: int) -> list[slice]:
+    """The pictures of each fold. Raises ConfigError if there are fewer pictures than folds."""
     if not 1 <= folds <= max(pictures, 1):
         raise ConfigError(f"folds={folds}: must lie between 1 and the number of pictures, {pictures}")
     edges = np.linspace(0, pictures, folds + 1).round().astype(int).tolist()
-    return [(slice(a, b), (owner >= a) & (owner < b)) for a, b in pairwise(edges)]
+    return [slice(start, stop) for start, stop in pairwise(edges)]
+
+
+def _folds(pictures: int, owner: Ints, folds: int) -> list[tuple[slice, NDArray[np.bool_]]]:
+    """The pictures of each fold and which texts are theirs."""
+    parts = fold_slices(pictures, folds)
+    return [(part, (owner >= part.start) & (owner < part.stop)) for part in parts]
 
 
 def _summary(ranks: Ints) -> list[float]:

@@ -42,22 +42,14 @@ def answer_rows(path: Path) -> list[tuple[int | str, str]]:
 
 def read_questions(path: Path) -> dict[str, str]:
     """Questions by id. Raises DataError, with file and entry, for another shape or an id that comes twice."""
-    found: dict[str, str] = {}
-    for place, row in _entries(path, "questions"):
-        key = str(id_of(row, "question_id", place))
-        if key in found:
-            raise DataError(f"{place}: question_id {key} comes twice")
-        found[key] = text_of(row, "question", place)
-    return found
+    rows = _entries(path, "questions").items()
+    return {key: text_of(row, "question", place) for key, (place, row) in rows}
 
 
 def read_annotations(path: Path) -> dict[str, Question]:
     """What people answered, by question id. Raises DataError as `read_questions`."""
     found: dict[str, Question] = {}
-    for place, row in _entries(path, "annotations"):
-        key = str(id_of(row, "question_id", place))
-        if key in found:
-            raise DataError(f"{place}: question_id {key} comes twice")
+    for key, (place, row) in _entries(path, "annotations").items():
         people = row.get("answers")
         if not isinstance(people, list) or not people:
             raise DataError(f"{place}: key 'answers' with a list of {{\"answer\"}} is missing")
@@ -123,12 +115,16 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
                 raise DataError(f"{place}: the last field is no JSON object: {error}") from error
 
 
-def _entries(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _entries(path: Path, key: str) -> dict[str, tuple[str, dict[str, Any]]]:
+    """{question id: (place for an error, entry)} of a file of VQA v2."""
     content = load_json(path)
     if not isinstance(content, dict) or not isinstance(content.get(key), list):
         raise DataError(f"{path}: key {key!r} with a list is missing; expected a {key} file as of VQA v2")
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
     for number, row in enumerate(content[key]):
         place = f"{path}: {key}, entry {number}"
-        if not isinstance(row, dict):
-            raise DataError(f"{place}: is {str(row)[:60]}, not an object")
-        yield place, row
+        question = str(id_of(row, "question_id", place))
+        if question in found:
+            raise DataError(f"{place}: question_id {question} comes twice")
+        found[question] = (place, row)
+    return found
