@@ -2,8 +2,12 @@
 
 import platform
 import subprocess
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
+
+from vistill import __version__
 
 _PACKAGES = (
     "vistill",
@@ -17,6 +21,16 @@ _PACKAGES = (
     "lightning",
     "datasets",
 )
+
+
+def stamp() -> dict[str, Any]:
+    """What a file of results ends in: when it was made, by which version and revision, on which machine."""
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "vistill": __version__,
+        "git": git_revision(),
+        "environment": environment(),
+    }
 
 
 def environment() -> dict[str, str]:

@@ -4,20 +4,17 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
-from vistill import __version__
 from vistill.data.asked import AskedPictures
-from vistill.errors import ImageError
 from vistill.metrics.bootstrap import Interval, ratio_intervals
 from vistill.metrics.vqa_baselines import Asked, BlindScores, blind_scores
-from vistill.provenance import environment, git_revision
+from vistill.provenance import stamp
 from vistill.report.answering import Answering
 from vistill.report.page import Card, Figure, Gallery, Page, Panel, render, table
-from vistill.report.pictures import data_uri
+from vistill.report.pictures import shown
 
 FORMAT = 1
 BATCH = 16
@@ -117,10 +114,7 @@ def to_json(
         "scores": scores,
         "seconds": round(found.seconds, 3),
         "questions_per_second": round(len(found.rows) / found.seconds, 2),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "vistill": __version__,
-        "git": git_revision(),
-        "environment": environment(),
+        **stamp(),
     }
 
 
@@ -195,9 +189,6 @@ def _spread(rows: Sequence[Answered], count: int) -> list[Answered]:
 
 
 def _card(row: Answered, part: AskedPictures) -> Card:
-    try:
-        picture = data_uri(part.table[row.picture]["image"])
-    except ImageError:
-        picture = ""  # the card says that there is none
+    picture = shown(part.table[row.picture]["image"])
     caption = f"{row.asked.question} {row.answer}"
     return Card(row.key, caption, [", ".join(row.asked.answers)], {"accuracy": 100 * row.accuracy}, picture)

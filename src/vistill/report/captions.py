@@ -3,21 +3,20 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vistill import __version__
 from vistill.errors import DataError, ImageError
 from vistill.metrics.bootstrap import intervals
 from vistill.metrics.caption import score_captions
 from vistill.metrics.diversity import diversity
 from vistill.metrics.ptb import tokenize
-from vistill.provenance import environment, git_revision
+from vistill.provenance import stamp
 from vistill.report.generate import Caption, Model
 
 FORMAT = 1
@@ -60,13 +59,8 @@ def caption_rows(
             _check(row)
             digest.update(_print(row))
         began = time.perf_counter()
-        try:
+        with decoding(batch):
             found.extend(model.caption([row["image"] for row in batch]))
-        except ImageError as error:
-            names = ", ".join(row["key"] for row in batch)
-            raise DataError(
-                f"a picture out of {names} cannot be decoded: {error}; build the data set again"
-            ) from error
         seconds += time.perf_counter() - began
         keys.extend(row["key"] for row in batch)
         references.extend(list(row["captions"]) for row in batch)
@@ -74,6 +68,18 @@ def caption_rows(
     return Run(
         keys, [f.text for f in found], [f.score for f in found], references, seconds, digest.hexdigest()
     )
+
+
+@contextmanager
+def decoding(batch: Rows) -> Iterator[None]:
+    """A picture of the batch that cannot be decoded is a DataError that names the batch."""
+    try:
+        yield
+    except ImageError as error:
+        names = ", ".join(row["key"] for row in batch)
+        raise DataError(
+            f"a picture out of {names} cannot be decoded: {error}; build the data set again"
+        ) from error
 
 
 def fingerprint(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -189,10 +195,7 @@ def to_json(
         "speed": asdict(speed) if speed else None,
         "seconds": round(run.seconds, 3),
         "pictures_per_second": round(len(run.keys) / run.seconds, 2),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "vistill": __version__,
-        "git": git_revision(),
-        "environment": environment(),
+        **stamp(),
     }
 
 

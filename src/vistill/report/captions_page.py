@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vistill.errors import ImageError
 from vistill.metrics.ptb import tokenize
 from vistill.report.captions import Rows, Scored
 from vistill.report.charts import Series, bar_chart, bin_counts, legend
 from vistill.report.page import Card, Figure, Gallery, Page, Panel, table
-from vistill.report.pictures import data_uri
+from vistill.report.pictures import shown
 
 HEADLINE = ("CIDEr", "BLEU-4", "ROUGE-L", "BLEU-1")
 SORT_BY = "CIDEr"
@@ -74,16 +73,12 @@ def card(scored: Scored, rows: Rows, number: int) -> Card:
     """One picture of the run; its caption's words that no reference has are noted."""
     run = scored.run
     known = {word for reference in run.references[number] for word in tokenize(reference)}
-    try:
-        picture = data_uri(rows[number]["image"])
-    except ImageError:
-        picture = ""  # the card says that the picture cannot be shown
     return Card(
         key=run.keys[number],
         caption=run.captions[number],
         references=run.references[number],
         scores={name: float(scored.pictures[name][number]) for name in CARD_SCORES},
-        picture=picture,
+        picture=shown(rows[number]["image"]),
         unseen=frozenset(tokenize(run.captions[number])) - known - SMALL_WORDS,
     )
 

@@ -30,6 +30,14 @@ def data_uri(image: bytes | str | Path, side: int = SIDE) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
+def shown(image: bytes, side: int = SIDE) -> str:
+    """`data_uri`; empty if the picture cannot be decoded, which its card then says."""
+    try:
+        return data_uri(image, side)
+    except ImageError:
+        return ""
+
+
 def example_pictures(folder: Path, measured: Mapping[str, Any], keys: Sequence[str]) -> dict[str, str]:
     """`data:` URIs of some pictures of a built data set, by key; those that cannot be decoded lack.
 
@@ -48,10 +56,5 @@ def example_pictures(folder: Path, measured: Mapping[str, Any], keys: Sequence[s
             f"were evaluated: fingerprint {found[:12]}, evaluated {measured['fingerprint'][:12]}"
         )
     places = {key: place for place, key in enumerate(rows["key"][:])}
-    shown = {}
-    for key in keys:
-        try:
-            shown[key] = data_uri(rows[places[key]]["image"])
-        except ImageError:
-            continue  # the page says that there is no picture
-    return shown
+    pictures = {key: shown(rows[places[key]]["image"]) for key in keys}
+    return {key: picture for key, picture in pictures.items() if picture}

@@ -9,15 +9,13 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vistill import __version__
-from vistill.errors import BundleError, ConfigError, DataError, ImageError
+from vistill.errors import BundleError, ConfigError, DataError
 from vistill.metrics.bootstrap import Interval
 from vistill.metrics.retrieval import (
     Ranks,
@@ -28,8 +26,8 @@ from vistill.metrics.retrieval import (
     mean_scores,
     retrieval_intervals,
 )
-from vistill.provenance import environment, git_revision
-from vistill.report.captions import Rows, fingerprint
+from vistill.provenance import stamp
+from vistill.report.captions import Rows, decoding, fingerprint
 from vistill.runtime.embedder import Embedder
 
 FORMAT = 1
@@ -211,13 +209,8 @@ def retrieve(
     for first in range(0, len(rows), BATCH):
         batch = [rows[i] for i in range(first, min(first + BATCH, len(rows)))]
         began = time.perf_counter()
-        try:
+        with decoding(batch):
             parts.append(pictures.embed([row["image"] for row in batch]))
-        except ImageError as error:
-            names = ", ".join(row["key"] for row in batch)
-            raise DataError(
-                f"a picture out of {names} cannot be decoded: {error}; build the data set again"
-            ) from error
         looking += time.perf_counter() - began
         keys += [row["key"] for row in batch]
         counts += [len(row["captions"]) for row in batch]
@@ -290,10 +283,7 @@ def to_json(
         "seconds": {"pictures": round(looking, 3), "texts": round(reading, 3)},
         "pictures_per_second": round(len(found.keys) / looking, 2),
         "texts_per_second": round(len(found.texts) / reading, 2),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "vistill": __version__,
-        "git": git_revision(),
-        "environment": environment(),
+        **stamp(),
     }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vistill.errors import ImageError
+from vistill.metrics.retrieval import fold_slices
 from vistill.report.captions import Rows
 from vistill.report.charts import Series, bar_chart, legend
 from vistill.report.page import (
@@ -21,7 +21,7 @@ from vistill.report.page import (
     render_tile,
     table,
 )
-from vistill.report.pictures import data_uri
+from vistill.report.pictures import shown
 from vistill.report.retrieval import WAYS, Retrieval
 
 HEAD = ("", "R@1", "R@5", "R@10", "median rank", "mean rank")
@@ -134,7 +134,7 @@ def _query(found: Retrieval, rows: Rows, number: int) -> str:
                 caption="its picture" if i == owner else "another picture",
                 references=list(rows[i]["captions"])[:1],
                 scores={"cosine x 100": 100 * float(cosines[i - here.start])},
-                picture=_picture(rows, i, QUERY_SIDE),
+                picture=shown(rows[i]["image"], QUERY_SIDE),
             )
         )
         for i in first
@@ -156,23 +156,14 @@ def _picture_card(found: Retrieval, rows: Rows, number: int) -> Card:
         caption=found.texts[nearest],
         references=list(rows[number]["captions"]),
         scores={"rank": float(found.ranks.image_to_text[number])},
-        picture=_picture(rows, number),
+        picture=shown(rows[number]["image"]),
     )
 
 
 def _fold(found: Retrieval, number: int) -> slice:
     """The pictures that are searched together with this one."""
-    edges = np.linspace(0, len(found.keys), found.folds + 1).round().astype(int)
-    fold = int(np.searchsorted(edges, number, side="right")) - 1
-    return slice(int(edges[fold]), int(edges[fold + 1]))
+    return next(part for part in fold_slices(len(found.keys), found.folds) if number < part.stop)
 
 
 def _cosines(one: Any, many: Any) -> Any:
     return many @ one / (np.linalg.norm(many, axis=1) * np.linalg.norm(one))
-
-
-def _picture(rows: Rows, number: int, side: int = 320) -> str:
-    try:
-        return data_uri(rows[number]["image"], side)
-    except ImageError:
-        return ""  # the card says that the picture cannot be shown
