@@ -14,13 +14,48 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from vistill.errors import ConfigError
+from vistill.models.language import KeyValue
 from vistill.models.tokens import BOS, EOS, PAD, SPECIAL
 from vistill.models.torchvision_repair import repair_torchvision
 
 OFFSET = len(SPECIAL)
+
+
+class HostedDecoder(nn.Module):
+    """A language model of `transformers` that is to answer the calls of `models.language.Decoder`."""
+
+    def __init__(self, language: Any) -> None:
+        super().__init__()
+        self.language = language
+
+    @property
+    def embed(self) -> nn.Embedding:
+        """The table of input embeddings [V, D]."""
+        table: nn.Embedding = self.language.get_input_embeddings()
+        return table
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The layers of the language model, the first one first."""
+        count = self.language.config.num_hidden_layers
+        lists = (module for module in self.language.modules() if isinstance(module, nn.ModuleList))
+        return list(next(layers for layers in lists if len(layers) == count))
+
+    def empty_past(self, batch: int, captions: int = 1) -> list[KeyValue]:
+        """The past before the first step: tensors of length T = 0."""
+        settings = self.language.config
+        heads = getattr(settings, "num_key_value_heads", None) or settings.num_attention_heads
+        size = getattr(settings, "head_dim", None) or settings.hidden_size // settings.num_attention_heads
+        empty = self.embed.weight.new_zeros(batch, captions, heads, 0, size)
+        return [(empty, empty) for _ in range(settings.num_hidden_layers)]
+
+
+def to_rows(shared: Tensor, captions: int) -> Tensor:
+    """A picture's [B, h, P, d] for each of its captions: [B * C, h, P, d]."""
+    return shared.unsqueeze(1).expand(-1, captions, -1, -1, -1).flatten(0, 1)
 
 
 def load_language(source: str, bits: int = 0) -> tuple[Any, Tokenizer, tuple[int, ...]]:

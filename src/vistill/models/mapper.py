@@ -31,6 +31,7 @@ class Mapper(nn.Module):
     def __init__(self, config: MapperConfig, in_width: int, width: int, heads: int, patches: int) -> None:
         super().__init__()
         self.length = patches
+        self.width = width
         self.project = nn.Linear(in_width, width)
         self.position = nn.Parameter(torch.randn(patches, width) * 0.02)
         self.dropout = nn.Dropout(config.dropout)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from vistill.errors import ConfigError
+from vistill.models.adopt import HostedDecoder, to_rows
 from vistill.models.language import KeyValue
 from vistill.models.lora import LoraConfig, add_lora
 from vistill.models.mapper import EncoderLayer
@@ -183,7 +184,7 @@ class PrefixMapper(nn.Module):
         return out
 
 
-class PrefixDecoder(nn.Module):
+class PrefixDecoder(HostedDecoder):
     """A causal language model behind a prefix, with the calls of `vistill.models.language.Decoder`.
 
     `checkpointing` computes activations again in the backward pass. `transformers` keeps no keys and values
@@ -191,25 +192,11 @@ class PrefixDecoder(nn.Module):
     """
 
     def __init__(self, language: Any, *, checkpointing: bool = False) -> None:
-        super().__init__()
-        self.language = language
+        super().__init__(language)
         self.checkpointing = checkpointing
         if checkpointing:  # under its old name in transformers 5.0
             enable = getattr(language, "activation_checkpointing_enable", None)
             (enable or language.gradient_checkpointing_enable)({"use_reentrant": False})
-
-    @property
-    def embed(self) -> nn.Embedding:
-        """The table of input embeddings [V, D]."""
-        table: nn.Embedding = self.language.get_input_embeddings()
-        return table
-
-    @property
-    def layers(self) -> list[nn.Module]:
-        """The layers of the language model, the first one first."""
-        count = self.language.config.num_hidden_layers
-        lists = (module for module in self.language.modules() if isinstance(module, nn.ModuleList))
-        return list(next(layers for layers in lists if len(layers) == count))
 
     @property
     def cross_attention(self) -> list[nn.Module]:
@@ -233,7 +220,7 @@ class PrefixDecoder(nn.Module):
             out: Tensor = self.language(inputs_embeds=embeds, use_cache=False, logits_to_keep=t).logits
             return out.view(b, c, t, -1)
         # an empty past of a caption is left out, so the prefix is copied once
-        past = [(_to_rows(k, c), _to_rows(v, c)) for k, v in cross]
+        past = [(to_rows(k, c), to_rows(v, c)) for k, v in cross]
         logits, _ = self._run(self.embed(tokens.reshape(b * c, t)), past)
         return logits.view(b, c, t, -1)
 
@@ -247,8 +234,8 @@ class PrefixDecoder(nn.Module):
         b, c = tokens.shape
         joined = [
             (
-                torch.cat((_to_rows(pk, c), k.flatten(0, 1)), 2),
-                torch.cat((_to_rows(pv, c), v.flatten(0, 1)), 2),
+                torch.cat((to_rows(pk, c), k.flatten(0, 1)), 2),
+                torch.cat((to_rows(pv, c), v.flatten(0, 1)), 2),
             )
             for (pk, pv), (k, v) in zip(cross, past, strict=True)
         ]
@@ -258,14 +245,6 @@ class PrefixDecoder(nn.Module):
             (k[:, :, length:].unflatten(0, (b, c)), v[:, :, length:].unflatten(0, (b, c))) for k, v in present
         ]
         return logits[:, -1].view(b, c, -1), rows
-
-    def empty_past(self, batch: int, captions: int = 1) -> list[KeyValue]:
-        """The past before the first step: tensors of length T = 0."""
-        settings = self.language.config
-        heads = getattr(settings, "num_key_value_heads", None) or settings.num_attention_heads
-        size = getattr(settings, "head_dim", None) or settings.hidden_size // settings.num_attention_heads
-        empty = self.embed.weight.new_zeros(batch, captions, heads, 0, size)
-        return [(empty, empty) for _ in range(settings.num_hidden_layers)]
 
     def _checkpoints(self) -> bool:
         return self.checkpointing and self.training
@@ -372,8 +351,3 @@ def _described(config: LanguageConfig, language: Any) -> LanguageConfig:
     settings = {k: v for k, v in language.config.to_diff_dict().items() if k not in _NOT_SETTINGS}
     vocab_size = language.get_input_embeddings().num_embeddings
     return replace(config, kind=language.config.model_type, settings=settings, vocab_size=vocab_size)
-
-
-def _to_rows(shared: Tensor, captions: int) -> Tensor:
-    """A picture's [B, h, P, d] for each of its captions: [B * C, h, P, d]."""
-    return shared.unsqueeze(1).expand(-1, captions, -1, -1, -1).flatten(0, 1)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from vistill.errors import BundleError, ConfigError
 from vistill.files import replacing
-from vistill.models.adopt import OFFSET, require_all_weights, shift_tokenizer
+from vistill.models.adopt import OFFSET, HostedDecoder, require_all_weights, shift_tokenizer, to_rows
 from vistill.models.clip_tower import RESAMPLING, resize_of
 from vistill.models.folder import FORMAT, SIDE
 from vistill.models.language import KeyValue
@@ -105,28 +105,14 @@ class PretrainedMapper(nn.Module):
         return out
 
 
-class PretrainedDecoder(nn.Module):
+class PretrainedDecoder(HostedDecoder):
     """A language model with cross-attention, with the calls of `models.language.Decoder`."""
 
     def __init__(self, language: Any, marks: Marks, unknown: int) -> None:
-        super().__init__()
-        self.language = language
+        super().__init__(language)
         self.end = marks.ends[0]
         own = torch.tensor([marks.pad, marks.begin, self.end, unknown])
         self.register_buffer("own", own, persistent=False)  # [4], for ids 0 to 3
-
-    @property
-    def embed(self) -> nn.Embedding:
-        """The table of input embeddings [V, D], under the model's own ids."""
-        table: nn.Embedding = self.language.get_input_embeddings()
-        return table
-
-    @property
-    def layers(self) -> list[nn.Module]:
-        """The layers of the language model, the first one first."""
-        count = self.language.config.num_hidden_layers
-        lists = (module for module in self.language.modules() if isinstance(module, nn.ModuleList))
-        return list(next(layers for layers in lists if len(layers) == count))
 
     @property
     def cross_attention(self) -> list[nn.Module]:
@@ -143,55 +129,41 @@ class PretrainedDecoder(nn.Module):
 
     def forward(self, tokens: Tensor, cross: list[KeyValue]) -> Tensor:
         """Teacher forcing: tokens [B, C, T] -> logits [B, C, T, V + 4]. Padding stands on the right."""
-        b, c, t = tokens.shape
-        logits, _ = self._run(tokens.reshape(b * c, t), cross, [])
-        return logits.view(b, c, t, -1)
+        logits, _ = self._run(tokens, cross, [])
+        return logits
 
     def step(
         self, tokens: Tensor, cross: list[KeyValue], past: list[KeyValue]
     ) -> tuple[Tensor, list[KeyValue]]:
         """One position: tokens [B, C], past (key, value) [B, C, h, T, d] -> logits [B, C, V + 4] and past."""
-        b, c = tokens.shape
-        rows = [(key.flatten(0, 1), value.flatten(0, 1)) for key, value in past]
-        logits, present = self._run(tokens.reshape(b * c, 1), cross, rows)
-        new = [(key.unflatten(0, (b, c)), value.unflatten(0, (b, c))) for key, value in present]
-        return logits.view(b, c, -1), new
-
-    def empty_past(self, batch: int, captions: int = 1) -> list[KeyValue]:
-        """The past before the first step: tensors of length T = 0."""
-        settings = self.language.config
-        heads = settings.num_attention_heads
-        empty = self.embed.weight.new_zeros(batch, captions, heads, 0, settings.hidden_size // heads)
-        return [(empty, empty) for _ in range(settings.num_hidden_layers)]
+        logits, present = self._run(tokens.unsqueeze(2), cross, past)
+        return logits.squeeze(2), present
 
     def _run(
         self, tokens: Tensor, cross: list[KeyValue], past: list[KeyValue]
     ) -> tuple[Tensor, list[KeyValue]]:
-        """tokens [R, T] after past (key, value) [R, h, S, d] -> logits [R, T, V + 4], past of length S + T.
-
-        R is a multiple of the pictures of `cross`: their captions follow each other.
-        """
-        rows, (pictures, _, patches, _) = tokens.shape[0], cross[0][0].shape
-        shared = [
-            (_to_rows(key, rows // pictures), _to_rows(value, rows // pictures)) for key, value in cross
-        ]
-        cache = _cache(past, shared)
-        out = self.language(
-            input_ids=torch.where(tokens < OFFSET, self.own[tokens.clamp(max=OFFSET - 1)], tokens - OFFSET),
-            # says that there is a picture, and how many patches; what they are is in the cache
-            encoder_hidden_states=cross[0][0].new_zeros(rows, patches, 1),
+        """tokens [B, C, T] after past (key, value) [B, C, h, S, d] -> logits [B, C, T, V + 4], new past."""
+        b, c, t = tokens.shape
+        ids = torch.where(tokens < OFFSET, self.own[tokens.clamp(max=OFFSET - 1)], tokens - OFFSET)
+        cache = _cache(
+            [(key.flatten(0, 1), value.flatten(0, 1)) for key, value in past],
+            [(to_rows(key, c), to_rows(value, c)) for key, value in cross],
+        )
+        logits = self.language(
+            input_ids=ids.reshape(b * c, t),
+            # says that there is a picture, and of how many patches; what they are is in the cache
+            encoder_hidden_states=cross[0][0].new_zeros(b * c, cross[0][0].shape[2], 1),
             past_key_values=cache,
             use_cache=True,
-        )
-        present = [(layer.keys, layer.values) for layer in cache.self_attention_cache.layers]
-        return self._moved(out.logits), present
-
-    def _moved(self, logits: Tensor) -> Tensor:
-        """Own logits [R, T, V] -> [R, T, V + 4] under vistill's ids."""
+        ).logits.view(b, c, t, -1)
         never = torch.full_like(logits[..., :1], _BLOCKED)
         before, end, after = logits.split((self.end, 1, logits.shape[-1] - self.end - 1), dim=-1)
-        marks = {EOS: end}
-        return torch.cat([*(marks.get(i, never) for i in range(OFFSET)), before, never, after], dim=-1)
+        marks = [end if i == EOS else never for i in range(OFFSET)]
+        present = [
+            (layer.keys.unflatten(0, (b, c)), layer.values.unflatten(0, (b, c)))
+            for layer in cache.self_attention_cache.layers
+        ]
+        return torch.cat([*marks, before, never, after], dim=-1), present
 
 
 class PretrainedCaptioner(nn.Module):
@@ -381,11 +353,6 @@ def _cache(past: list[KeyValue], cross: list[KeyValue]) -> Any:
             layer.keys, layer.values = key, value  # `update` would copy them
             half.layers.append(layer)
     return EncoderDecoderCache(*halves)
-
-
-def _to_rows(shared: Tensor, captions: int) -> Tensor:
-    """A picture's [B, h, N, d] for each of its captions: [B * C, h, N, d]."""
-    return shared.unsqueeze(1).expand(-1, captions, -1, -1, -1).flatten(0, 1)
 
 
 def _positions(language: Any) -> int:
