@@ -20,6 +20,7 @@ from vistill.models.captioner import Captioner, CaptionerConfig, TorchStepper
 from vistill.models.language import DecoderConfig
 from vistill.models.loading import AnyCaptioner, load_model, save_model
 from vistill.models.prefix import LanguageConfig, PrefixCaptioner, PrefixConfig
+from vistill.models.pretrained import PretrainedCaptioner, PretrainedConfig
 from vistill.models.tokens import BOS, EOS
 from vistill.models.vision import tower_preprocess
 from vistill.runtime.decode import GenerationConfig, generate
@@ -48,7 +49,8 @@ class TrainConfig:
     out: str = "runs"
     """Folder of all runs; this one is written to OUT/NAME."""
     init_from: str = ""
-    """Checkpoint folder to start from, with its model and tokenizer; empty starts anew."""
+    """Checkpoint folder to start from, with its model and tokenizer, or a public captioner of `transformers`,
+    a folder or hub name; empty starts anew."""
     datamodule: DataConfig = field(default_factory=DataConfig)
     model: CaptionerConfig = field(default_factory=CaptionerConfig)
     prefix: PrefixConfig | None = None
@@ -70,6 +72,8 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     folder = open_folder(config, resume)
     data = CaptionData(config.datamodule, config.trainer.seed, config.trainer.max_epochs)
     model, tokenizer, preprocess = _start_model(config, data)
+    if isinstance(model, PretrainedCaptioner) and config.objective.bag_of_words:
+        raise ConfigError("objective.bag_of_words: a public captioner has no output for it; set it to 0")
     model.tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast on a CPU
     model.train()  # Lightning leaves the mode as it is, and a loaded checkpoint is in evaluation mode
     frozen = freeze(model, config.trainer.policy())
@@ -81,7 +85,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         tokenizer,
         data.references(data.train_table),
         _open_teaching(config, tokenizer, context),
-        model.decoder.embed.embedding_dim,
+        model.mapper.width,
     )
     per_epoch = data.batches_per_epoch(config.trainer.devices * config.trainer.nodes)
     score = ScoreDev(
@@ -118,7 +122,9 @@ def score_against(references: Mapping[str, Sequence[str]], captions: Mapping[str
     return {name: 100 * value for name, value in found.corpus.items()}
 
 
-def _provenance(config: TrainConfig, model: CaptionerConfig | PrefixConfig) -> dict[str, Any]:
+def _provenance(
+    config: TrainConfig, model: CaptionerConfig | PrefixConfig | PretrainedConfig
+) -> dict[str, Any]:
     # what `init_from` or `language` brought, whatever the settings say
     brought = {"prefix": model} if isinstance(model, PrefixConfig) else {"model": model, "prefix": None}
     return provenance(config, language=Path(config.language).name, **brought)
