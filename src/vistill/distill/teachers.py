@@ -109,7 +109,7 @@ def _embeds(folder: Path) -> bool:
 
 def _is_checkpoint(folder: Path) -> bool:
     """Whether a folder is a vistill checkpoint; ConfigError if it is one of a kind that cannot teach."""
-    kind = _config(folder).get("kind")
+    kind = (_config(folder, "vistill.json") or _config(folder)).get("kind")
     if kind is None:
         return False
     from vistill.models.loading import KINDS
@@ -120,9 +120,9 @@ def _is_checkpoint(folder: Path) -> bool:
     return True
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     """config.json of a folder, {} if there is none. Raises ConfigError if it is not JSON."""
-    path = folder / "config.json"
+    path = folder / name
     if not path.is_file():
         return {}
     try:

@@ -18,9 +18,9 @@ from onnx import numpy_helper
 from onnxscript import opset20 as op
 from torch import Tensor, nn
 
+from vistill.models.captioner import Captioner
 from vistill.models.language import KeyValue
 from vistill.models.loading import AnyCaptioner, AnyDual
-from vistill.models.prefix import PrefixCaptioner
 
 OPSET = 20  # GELU is one operator from here on; onnxruntime knows it from 1.18 on
 
@@ -55,10 +55,10 @@ class DecoderGraph(nn.Module):
 
 
 def _turned(model: AnyCaptioner, cross: list[KeyValue]) -> list[KeyValue]:
-    """A prefix captioner's keys [B, h, P, d] as the format has them, [B, h, d, P], or back."""
-    if isinstance(model, PrefixCaptioner):
-        return [(key.transpose(2, 3), value) for key, value in cross]
-    return cross
+    """Keys [B, h, N, d] of a decoder of `transformers` as the format has them, [B, h, d, N], or back."""
+    if isinstance(model, Captioner):
+        return cross
+    return [(key.transpose(2, 3), value) for key, value in cross]
 
 
 def export_vision(model: AnyCaptioner, path: Path) -> None:
@@ -247,7 +247,7 @@ _TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
 @contextlib.contextmanager
 def _plain_attention(model: AnyCaptioner) -> Iterator[None]:
     """A language model of `transformers` with its attention written out: the fused one has implied masks."""
-    if not isinstance(model, PrefixCaptioner):
+    if isinstance(model, Captioner):
         yield
         return
     language = model.decoder.language

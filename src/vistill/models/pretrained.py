@@ -106,7 +106,12 @@ class PretrainedMapper(nn.Module):
 
 
 class PretrainedDecoder(HostedDecoder):
-    """A language model with cross-attention, with the calls of `models.language.Decoder`."""
+    """A language model with cross-attention, with the calls of `models.language.Decoder`.
+
+    Its tables are under its own ids.
+    """
+
+    own: Tensor
 
     def __init__(self, language: Any, marks: Marks, unknown: int) -> None:
         super().__init__(language)
@@ -172,6 +177,8 @@ class PretrainedCaptioner(nn.Module):
     `whole` is the model of `transformers`, of which tower, mapper and decoder are the parts. images, words:
     its image processor and tokenizer, which are saved with it.
     """
+
+    word_bias: Tensor  # there is none: training refuses `objective.bag_of_words`
 
     def __init__(self, whole: Any, images: Any, words: Any) -> None:
         super().__init__()

@@ -6,7 +6,6 @@ probabilities are averaged; a bundle; the folder of a captioner of `transformers
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,15 +189,10 @@ def _open_foreign(folder: Path, threads: int | None, given: dict[str, Any]) -> M
 
 
 def _is_foreign(folder: Path) -> bool:
-    """Whether config.json is one of `transformers`: it names a type or a class, and no kind of ours."""
-    path = folder / CHECKPOINT
-    if (folder / "best" / CHECKPOINT).is_file() or not path.is_file():
-        return False
-    try:
-        raw = json.loads(path.read_text("utf-8"))
-    except ValueError:
-        return False  # opened as a checkpoint it is an error that names the file
-    return isinstance(raw, dict) and "kind" not in raw and bool({"model_type", "architectures"} & set(raw))
+    """Whether it is a folder of `transformers`, and neither a run nor a checkpoint of ours."""
+    from vistill.models.loading import is_public
+
+    return folder.is_dir() and not (folder / "best" / CHECKPOINT).is_file() and is_public(folder)
 
 
 def _trained(provenance: Any) -> dict[str, Any]:
