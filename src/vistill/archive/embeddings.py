@@ -64,27 +64,10 @@ class Row:
     vector: Floats
 
 
-class LinesOutput:
+def _lines_output(path: Path, kind: Kind, overwrite: bool, compact: bool = False) -> TextOutput[Row]:
     """JSON lines; `compact` ones hold the vector as base64 of float32, little-endian."""
-
-    def __init__(self, path: Path, kind: Kind, overwrite: bool, compact: bool = False) -> None:
-        self.path = path
-        encode = partial(_line, kind=kind, compact=compact)
-        self._file: TextOutput[Row] = TextOutput(
-            path, b"", encode, partial(_keys, kind), overwrite, kind.same
-        )
-
-    def has(self, key: str) -> bool:
-        return self._file.has(key)
-
-    def write(self, rows: Sequence[Row]) -> None:
-        self._file.write(rows)
-
-    def finish(self) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._file.close()
+    encode = partial(_line, kind=kind, compact=compact)
+    return TextOutput(path, b"", encode, partial(_keys, kind), overwrite, kind.same)
 
 
 class ArrayOutput:
@@ -95,9 +78,8 @@ class ArrayOutput:
         self._kind = kind
         self._read, self._write = _FORMATS[path.suffix.lower()]
         self._keep = path.exists() and not overwrite
-        self._journal = LinesOutput(
-            path.with_name(path.name + ".journal.jsonl"), kind, overwrite, compact=True
-        )
+        journal = path.with_name(path.name + ".journal.jsonl")
+        self._journal = _lines_output(journal, kind, overwrite, compact=True)
         self._done: set[str] = set()
         try:
             if self._keep:
@@ -146,7 +128,7 @@ class ArrayOutput:
             yield keys, np.stack(vectors)
 
 
-def open_embeddings(path: Path, kind: Kind, overwrite: bool = False) -> LinesOutput | ArrayOutput:
+def open_embeddings(path: Path, kind: Kind, overwrite: bool = False) -> TextOutput[Row] | ArrayOutput:
     """Open a file of embeddings for going on, or from the start if `overwrite`.
 
     Raises ConfigError for an unknown suffix or if Parquet is asked for without pyarrow, DataError if the file
@@ -159,7 +141,9 @@ def open_embeddings(path: Path, kind: Kind, overwrite: bool = False) -> LinesOut
         way_out = "pip install 'vistill[parquet]', or write .npz or .jsonl"
         raise ConfigError(f"--out {path} needs the package pyarrow: {way_out}")
     try:
-        return (LinesOutput if suffix == ".jsonl" else ArrayOutput)(path, kind, overwrite)
+        if suffix == ".jsonl":
+            return _lines_output(path, kind, overwrite)
+        return ArrayOutput(path, kind, overwrite)
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from error
 

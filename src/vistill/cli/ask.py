@@ -1,21 +1,20 @@
 """`vistill ask`: questions about a picture, answers out."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from vistill.cli.options import Beams, BundleOrCheckpoint, Threads
 
 
 def ask(
     photo: Annotated[str, typer.Argument(metavar="PHOTO", help="A picture.")],
     questions: Annotated[list[str], typer.Argument(metavar="QUESTION...", help="One question or several.")],
-    model: Annotated[
-        Path | None, typer.Option(help="Bundle or checkpoint folder; else the model in the package.")
-    ] = None,
-    num_beams: Annotated[int | None, typer.Option(min=1, help="1: greedy. Else as the model says.")] = None,
+    model: BundleOrCheckpoint = None,
+    num_beams: Beams = None,
     num_return: Annotated[int, typer.Option(min=1, help="Answers a question, best first.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a question on stdout.")] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads; else one for each CPU.")] = None,
+    threads: Threads = None,
 ) -> None:
     """Answer questions about a picture.
 

@@ -7,23 +7,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vistill.cli.options import (
+    MAX_BYTES,
+    MAX_PIXELS,
+    BatchSize,
+    Beams,
+    Bundle,
+    FromFile,
+    MaxBytes,
+    MaxPixels,
+    Paths,
+    Recursive,
+    Threads,
+)
+
 if TYPE_CHECKING:
     from vistill.archive.batch import Result
 
 
 def caption(
-    paths: Annotated[
-        list[str] | None,
-        typer.Argument(help="Pictures, folders, globs; - reads a list from stdin.", metavar="PATH..."),
-    ] = None,
-    from_file: Annotated[
-        Path | None, typer.Option(help="A list of pictures, one a line or separated by NUL.")
-    ] = None,
-    recursive: Annotated[
-        bool, typer.Option("--recursive/--no-recursive", help="Go into the folders of folders.")
-    ] = True,
-    model: Annotated[Path | None, typer.Option(help="Bundle folder; else the model in the package.")] = None,
-    num_beams: Annotated[int | None, typer.Option(min=1, help="1: greedy. Else as the bundle says.")] = None,
+    paths: Paths = None,
+    from_file: FromFile = None,
+    recursive: Recursive = True,
+    model: Bundle = None,
+    num_beams: Beams = None,
     num_return: Annotated[int, typer.Option(min=1, help="Captions a picture, best first.")] = 1,
     prefix: Annotated[str, typer.Option(help="Text before every caption, spaces included.")] = "",
     suffix: Annotated[str, typer.Option(help="Text behind every caption, spaces included.")] = "",
@@ -37,10 +44,10 @@ def caption(
         bool,
         typer.Option("--skip-existing/--overwrite", help="Leave what is captioned, or begin anew."),
     ] = True,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures that go through the model together.")] = 16,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads; else one for each CPU.")] = None,
-    max_bytes: Annotated[int, typer.Option(min=1, help="Refuse larger files.")] = 128 * 2**20,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger pictures, by their header.")] = 2**26,
+    batch_size: BatchSize = 16,
+    threads: Threads = None,
+    max_bytes: MaxBytes = MAX_BYTES,
+    max_pixels: MaxPixels = MAX_PIXELS,
 ) -> None:
     """Caption pictures.
 

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from vistill.cli.options import Bundle, Recursive, Threads
+
 _CHUNK = 256  # pictures after which answers are printed
 
 
@@ -17,12 +19,10 @@ def classify(
     labels: Annotated[str, typer.Option(help="Labels, separated by commas.")] = "",
     labels_file: Annotated[Path | None, typer.Option(help="A file of labels, one a line.")] = None,
     template: Annotated[str, typer.Option(help="The sentence that a label is put in.")] = "a photo of {}",
-    model: Annotated[Path | None, typer.Option(help="Bundle folder; else the model in the package.")] = None,
+    model: Bundle = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a picture on stdout.")] = False,
-    recursive: Annotated[
-        bool, typer.Option("--recursive/--no-recursive", help="Go into the folders of folders.")
-    ] = True,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads; else one for each CPU.")] = None,
+    recursive: Recursive = True,
+    threads: Threads = None,
 ) -> None:
     """Choose among labels for each picture.
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from vistill.cli.fetch import fetch
+from vistill.cli.progress import steps
 from vistill.cli.questions import blind, questions
 
 app = typer.Typer(help="Build data sets and look into them.", no_args_is_help=True)
@@ -128,7 +129,7 @@ def build(
         sample_seed=sample_seed,
         options={name: value for name, value in options.items() if value is not None},
     )
-    with _Progress() as progress:
+    with steps() as show:
         report = build_dataset(
             source,
             root,
@@ -136,7 +137,7 @@ def build(
             config,
             force=force,
             workers=workers or min(8, os.cpu_count() or 1),
-            progress=progress.show,
+            progress=show,
         )
     _summary(report)
     if as_json:
@@ -237,33 +238,6 @@ def _histogram(splits: list[dict[int, int]], width: int = 40) -> list[str]:
         f"{length:>4} {'█' * round(width * count / most) or '▏'} {count:,}"
         for length, count in sorted(lengths.items())
     ]
-
-
-class _Progress:
-    """A rich progress bar on stderr with one line for each step of the build."""
-
-    def __enter__(self) -> "_Progress":
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.bar = Progress(
-            TextColumn("{task.description:>6}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
-        self.tasks: dict[str, Any] = {}
-        self.bar.start()
-        return self
-
-    def show(self, step: str, done: int, total: int) -> None:
-        if step not in self.tasks:
-            self.tasks[step] = self.bar.add_task(step, total=total or None)
-        self.bar.update(self.tasks[step], completed=done, total=total or None)
-
-    def __exit__(self, *exc: object) -> None:
-        self.bar.stop()
 
 
 def _summary(report: dict[str, Any]) -> None:

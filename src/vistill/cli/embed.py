@@ -1,16 +1,28 @@
 """`vistill embed`: pictures or lines of text in, vectors of one space out."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vistill.cli.options import (
+    MAX_BYTES,
+    MAX_PIXELS,
+    BatchSize,
+    Bundle,
+    FromFile,
+    MaxBytes,
+    MaxPixels,
+    Paths,
+    Recursive,
+    Threads,
+)
+
 if TYPE_CHECKING:
     from vistill.archive.batch import Embedded
-    from vistill.archive.embeddings import ArrayOutput, LinesOutput
     from vistill.cli.pictures import Screen
 
 _TEXTS = 1024  # lines that are embedded and kept together
@@ -18,28 +30,21 @@ _TEXTS = 1024  # lines that are embedded and kept together
 
 def embed(
     out: Annotated[Path, typer.Option(help="A .parquet, .npz or .jsonl file; go on if it exists.")],
-    paths: Annotated[
-        list[str] | None,
-        typer.Argument(help="Pictures, folders, globs; - reads a list from stdin.", metavar="PATH..."),
-    ] = None,
-    from_file: Annotated[
-        Path | None, typer.Option(help="A list of pictures, one a line or separated by NUL.")
-    ] = None,
+    paths: Paths = None,
+    from_file: FromFile = None,
     texts: Annotated[
         str | None, typer.Option(help="Lines of text instead of pictures: a file, or - for stdin.")
     ] = None,
-    recursive: Annotated[
-        bool, typer.Option("--recursive/--no-recursive", help="Go into the folders of folders.")
-    ] = True,
-    model: Annotated[Path | None, typer.Option(help="Bundle folder; else the model in the package.")] = None,
+    recursive: Recursive = True,
+    model: Bundle = None,
     as_json: Annotated[bool, typer.Option("--json", help="Failures as JSON objects on stdout.")] = False,
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing/--overwrite", help="Leave what is embedded, or begin anew.")
     ] = True,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures that go through the model together.")] = 16,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads; else one for each CPU.")] = None,
-    max_bytes: Annotated[int, typer.Option(min=1, help="Refuse larger files.")] = 128 * 2**20,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger pictures, by their header.")] = 2**26,
+    batch_size: BatchSize = 16,
+    threads: Threads = None,
+    max_bytes: MaxBytes = MAX_BYTES,
+    max_pixels: MaxPixels = MAX_PIXELS,
 ) -> None:
     """Embed pictures or texts.
 
@@ -66,7 +71,7 @@ def embed(
     kind = Kind("path" if texts is None else "text", embedder.hash, embedder.width)
     output = open_embeddings(out, kind, overwrite=not skip_existing)
     screen = Screen(as_json, printing=as_json, thing="picture" if texts is None else "text")
-    todo = _Todo(output)
+    todo = _Todo(output.has)
     try:
         with reporting(screen, lambda: None if texts else count(names, from_file, recursive)):
             if texts is not None:
@@ -91,9 +96,9 @@ def embed(
 class _Todo:
     """What an earlier run has not embedded, each key once; `skipped` counts the rest."""
 
-    def __init__(self, output: "LinesOutput | ArrayOutput") -> None:
+    def __init__(self, has: Callable[[str], bool]) -> None:
         self.skipped = 0
-        self._output = output
+        self._has = has
         self._seen: set[str] = set()
 
     def __call__(self, keys: Iterable[str]) -> Iterator[str]:
@@ -101,7 +106,7 @@ class _Todo:
             if key in self._seen:
                 continue
             self._seen.add(key)
-            if self._output.has(key):
+            if self._has(key):
                 self.skipped += 1
             else:
                 yield key

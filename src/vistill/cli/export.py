@@ -5,6 +5,9 @@ from typing import Annotated
 
 import typer
 
+from vistill.cli.options import Threads
+from vistill.cli.progress import bars
+
 
 def export(
     checkpoint: Annotated[
@@ -46,7 +49,7 @@ def export(
     name: Annotated[str, typer.Option(help="Name of the model; else that of the run.")] = "",
     licence: Annotated[str, typer.Option(help="Licence of the weights, as Apache-2.0.")] = "unknown",
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there already.")] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads; else one for each CPU.")] = None,
+    threads: Threads = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
 ) -> None:
     """Export a captioner, answerer or dual encoder to a bundle that runs without torch, and compare the two.
@@ -55,9 +58,6 @@ def export(
     the checkpoint.
     """
     import json
-
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from vistill.export.common import ExportConfig
     from vistill.export.run import export_checkpoint
@@ -81,8 +81,7 @@ def export(
         import torch
 
         torch.set_num_threads(threads)
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with bars() as progress:
         tasks = {stage: progress.add_task(stage, total=None) for stage in ("graphs", "int8", "check")}
         if quantize == "fp32":
             progress.update(tasks["int8"], visible=False)

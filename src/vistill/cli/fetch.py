@@ -1,10 +1,13 @@
 """`vistill data fetch`: download the pictures that a data set names by address."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from vistill.cli.progress import steps
 
 
 def fetch(
@@ -34,9 +37,6 @@ def fetch(
     """
     from dataclasses import asdict
 
-    from rich.console import Console
-    from rich.progress import Progress
-
     from vistill.data.download import Limits
     from vistill.data.fetch import FetchConfig
     from vistill.data.fetch import fetch as fetch_all
@@ -46,15 +46,8 @@ def fetch(
         raise ConfigError(f"unknown source {source!r}; there is conceptual-captions")
     limits = Limits(max_bytes=max_bytes, timeout=timeout, deadline=deadline, private=allow_private)
     config = FetchConfig(workers=workers, attempts=attempts, max_pixels=max_pixels, limits=limits)
-    with Progress(console=Console(stderr=True)) as bar:
-        task = bar.add_task("fetch", total=None)
-        found = fetch_all(
-            tsv,
-            out,
-            config,
-            blocklists=blocklist or (),
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+    with steps() as show:
+        found = fetch_all(tsv, out, config, blocklists=blocklist or (), progress=partial(show, "fetch"))
     typer.echo(f"{found.fetched:,} new, {found.there:,} there before, {found.blocked:,} blocked", err=True)
     for reason, count in sorted(found.failed.items(), key=lambda pair: -pair[1]):
         typer.echo(f"{count:,} {reason}", err=True)

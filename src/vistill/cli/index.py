@@ -6,20 +6,22 @@ from typing import Annotated
 
 import typer
 
+from vistill.cli.options import MAX_BYTES, MAX_PIXELS, BatchSize, Bundle, MaxBytes, MaxPixels, Threads
+
 
 def index(
     root: Annotated[Path, typer.Argument(help="Folder of photos.", metavar="DIR")],
     folder: Annotated[
         Path | None, typer.Option("--index", help="Where the index lies; else with your own data.")
     ] = None,
-    model: Annotated[Path | None, typer.Option(help="Bundle folder; else the model in the package.")] = None,
+    model: Bundle = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="A line for each failure, then the counts, as JSON on stdout.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures that go through the model together.")] = 16,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads; else one for each CPU.")] = None,
-    max_bytes: Annotated[int, typer.Option(min=1, help="Refuse larger files.")] = 128 * 2**20,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger pictures, by their header.")] = 2**26,
+    batch_size: BatchSize = 16,
+    threads: Threads = None,
+    max_bytes: MaxBytes = MAX_BYTES,
+    max_pixels: MaxPixels = MAX_PIXELS,
 ) -> None:
     """Index a folder of photos, and the folders in it, for `vistill search`.
 

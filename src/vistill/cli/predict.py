@@ -5,6 +5,9 @@ from typing import Annotated
 
 import typer
 
+from vistill.cli.options import BatchSize, Beams, BundleOrCheckpoint, Threads
+from vistill.cli.progress import bars
+
 
 def predict(
     image_tsv: Annotated[Path, typer.Option(help="Pictures: key<TAB>base64 a row.")],
@@ -12,21 +15,16 @@ def predict(
         Path, typer.Option(help='Questions: key<TAB>[{"question_id", "question"}] a row.')
     ],
     out: Annotated[Path, typer.Option(help='Answers to write, {"answer", "question_id"} a row; goes on.')],
-    model: Annotated[
-        Path | None, typer.Option(help="Bundle or checkpoint folder; else the model in the package.")
-    ] = None,
-    num_beams: Annotated[int | None, typer.Option(min=1, help="1: greedy. Else as the model says.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures that go through the model together.")] = 16,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads; else one for each CPU.")] = None,
+    model: BundleOrCheckpoint = None,
+    num_beams: Beams = None,
+    batch_size: BatchSize = 16,
+    threads: Threads = None,
 ) -> None:
     """Answer every question; the same command run again does only what is missing.
 
     `vistill convert vqa-evalai OUT answers.json` makes the file that EvalAI takes. Exit code: 0 all answered,
     1 some pictures are missing or broken (each is named), 2 a wrong option, file or model.
     """
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
     from vistill.data.tsv import TsvFile
     from vistill.report.answering import open_answerer
     from vistill.report.predictions import predict as predict_all
@@ -37,8 +35,7 @@ def predict(
 
     answering = open_answerer(model, threads, num_beams=num_beams)
     images, questions = TsvFile(image_tsv, say), TsvFile(question_tsv, say)
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with bars() as progress:
         task = progress.add_task("questions", total=None)
 
         def told(done: int, problems: list[str]) -> None:

@@ -1,5 +1,7 @@
 """`vistill score`: score captions or answers of any system from files."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -87,18 +89,14 @@ def _captions(
 ) -> None:
     import json
 
-    from vistill.errors import DataError
     from vistill.metrics.coco import choose_metrics, read_references, read_results, score_results, write_lines
 
     names = choose_metrics(metrics)
     found, truth = read_results(results), read_references(references)
-    left = [key for key in truth if key not in found]
-    _note_missing(left, len(truth), "pictures", references, require_all)
+    _note_missing(found, truth, "pictures", references, require_all)
     more = None if idf is None else read_references(idf)
-    try:
+    with _against(results, references):
         scored = score_results(found, truth, names, bootstrap, seed, more)
-    except DataError as error:
-        raise DataError(f"{results} against {references}: {error}") from error
     if per_image is not None:
         write_lines(per_image, scored.lines)
     typer.echo(json.dumps(scored.summary, indent=2))
@@ -124,13 +122,9 @@ def _vqa(
         if unanswered:
             typer.echo(f"note: {len(unanswered)} answers are to questions without annotation", err=True)
             answers = {key: text for key, text in answers.items() if key in truth or key not in asked}
-    _note_missing(
-        [key for key in truth if key not in answers], len(truth), "questions", annotations, require_all
-    )
-    try:
+    _note_missing(answers, truth, "questions", annotations, require_all)
+    with _against(results, annotations):
         scores = score_answers(answers, truth)
-    except DataError as error:
-        raise DataError(f"{results} against {annotations}: {error}") from error
     if per_question is not None:
         pairs = zip(scores.keys, scores.per_question.tolist(), strict=True)
         write_lines(
@@ -148,35 +142,45 @@ def _vqa(
 def _daquar(results: Path, references: Path, per_question: Path | None, require_all: bool) -> None:
     import json
 
-    from vistill.errors import ConfigError, DataError
+    from vistill.errors import ConfigError
     from vistill.metrics.vqa_files import read_answers, read_daquar
     from vistill.metrics.wups import score_sets, wordnet_similarity
 
     if per_question is not None:
         raise ConfigError("--per-image is not there for --task daquar")
     answers, truth = read_answers(results), read_daquar(references)
-    _note_missing(
-        [key for key in truth if key not in answers], len(truth), "questions", references, require_all
-    )
+    _note_missing(answers, truth, "questions", references, require_all)
     try:
         similarity = wordnet_similarity()
     except ConfigError as error:
         typer.echo(f"note: accuracy alone: {error}", err=True)
         similarity = None
-    try:
+    with _against(results, references):
         scores = score_sets(answers, truth, similarity)
-    except DataError as error:
-        raise DataError(f"{results} against {references}: {error}") from error
     typer.echo(json.dumps({**scores, "questions": len(answers)}, indent=2))
 
 
-def _note_missing(left: list[str], total: int, what: str, references: Path, require_all: bool) -> None:
+@contextmanager
+def _against(results: Path, references: Path) -> Iterator[None]:
+    """Errors of a comparison name both files."""
+    from vistill.errors import DataError
+
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{results} against {references}: {error}") from error
+
+
+def _note_missing(
+    found: Mapping[str, object], truth: Mapping[str, object], what: str, references: Path, require_all: bool
+) -> None:
     """Say how many of the references have no result; DataError with `require_all`."""
     from vistill.errors import DataError
 
+    left = [key for key in truth if key not in found]
     if not left:
         return
-    message = f"{len(left)} of {total} {what} in {references} have no result, {left[0]} first"
+    message = f"{len(left)} of {len(truth)} {what} in {references} have no result, {left[0]} first"
     if require_all:
         raise DataError(f"{message}; without --require-all the others are scored")
     typer.echo(f"note: {message}; the others are scored", err=True)

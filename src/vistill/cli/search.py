@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from vistill.cli.options import Bundle, Threads
+
 
 def search(
     text: Annotated[str | None, typer.Argument(help="What to look for, in words.", metavar="TEXT")] = None,
@@ -14,10 +16,10 @@ def search(
     ] = None,
     image: Annotated[Path | None, typer.Option(help="Photos like this one, instead of words.")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many photos.")] = 10,
-    model: Annotated[Path | None, typer.Option(help="Bundle folder; else the model in the package.")] = None,
+    model: Bundle = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a photo on stdout.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a page with small pictures of the photos.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads; else one for each CPU.")] = None,
+    threads: Threads = None,
 ) -> None:
     """Search a folder that `vistill index` has seen.
 

@@ -7,6 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from vistill.cli.options import Threads
+from vistill.cli.progress import counting, steps
+
 app = typer.Typer(help="Ask a teacher about every picture once and keep its answers.", no_args_is_help=True)
 
 Teacher = Annotated[
@@ -37,7 +40,6 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of the augmented views and 
 BatchSize = Annotated[int, typer.Option(help="Pictures that the teacher sees at once.")]
 ShardRecords = Annotated[int, typer.Option(help="Records in one file, the most that a kill can lose.")]
 Measure = Annotated[int, typer.Option(min=0, help="Records to measure; 0 plans nothing.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads; else one for each CPU.")]
 Device = Annotated[str, typer.Option(help="Where torch runs the teacher: cpu, cuda, cuda:1.")]
 Prompt = Annotated[str, typer.Option(help="What a teacher that follows instructions is told.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -133,12 +135,8 @@ def run(
     loaded = _load(teacher, device, prompt, threads)
     if measure and rank == 0 and not (out / "manifest.json").is_file():
         _check_room(out, asdict(make_plan(loaded, data, config, measure)))
-    with _progress() as bar:
-        task = bar.add_task("asking", total=None)
-
-        def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
+    with steps() as told:
+        show = partial(told, "asking")
         if ray:
             from vistill.distill.cache_ray import run_on_ray
 
@@ -194,9 +192,8 @@ def texts(
             err=True,
         )
     loaded = load_text_teacher(teacher, device)
-    with _progress() as bar:
-        task = bar.add_task("asking", total=len(gathered.texts))
-        made = make(out, loaded, gathered, lambda done, total: bar.update(task, completed=done, total=total))
+    with counting("asking", len(gathered.texts)) as told:
+        made = make(out, loaded, gathered, lambda done, total: told(done))
     typer.echo(f"{made:,} texts asked, {len(gathered.texts) - made:,} were there", err=True)
     report = {"texts": len(gathered.texts), "made": made, "sources": list(map(asdict, gathered.counts))}
     typer.echo(json.dumps(report, indent=1) if as_json else str(out))
@@ -350,11 +347,3 @@ def _bytes(count: float) -> str:
             return f"{count:,.0f} bytes" if unit == "bytes" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:,.1f} TB"
-
-
-def _progress() -> Any:
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))
