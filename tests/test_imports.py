@@ -60,6 +60,11 @@ def test_metrics_load_numpy_only() -> None:
     assert extra <= {"vistill"}
 
 
+def test_answers_of_a_bundle_are_scored_without_torch() -> None:
+    loaded = loaded_by("import vistill.data.asked, vistill.report.answering, vistill.report.answers")
+    assert "torch" not in loaded
+
+
 def test_command_line_loads_typer_only() -> None:
     before = loaded_by("import typer")
     extra = {

@@ -7,9 +7,10 @@ import pytest
 import torch
 from tests.tiny_questions import build_questions
 
-from vistill.data.asked import QuestionRows, answer_tokenizer, mirror_sides, open_asked, spoken, unique_keys
+from vistill.data.asked import answer_tokenizer, open_asked, unique_keys
 from vistill.data.collate import FRESH, View, collate
 from vistill.data.dataset import open_split
+from vistill.data.question_rows import QuestionRows, mirror_sides, spoken
 from vistill.data.text import TokenizerConfig
 from vistill.errors import ConfigError, DataError
 from vistill.metrics.vqa_baselines import Asked

@@ -1,11 +1,12 @@
 """`vistill evaluate`: score a checkpoint or a bundle on a built data set."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from vistill.cli.options import BatchSize, Threads
+from vistill.cli.progress import counting
 
 COMPILE_FROM = 200
 """Pictures from which compiling the towers of a checkpoint is paid back."""
@@ -37,8 +38,8 @@ def evaluate(
     num_beams: Annotated[int | None, typer.Option(help="Beams; 1 is greedy. Else as the model says.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest caption in tokens.")] = None,
     length_penalty: Annotated[float | None, typer.Option(help="Above 1 favours longer captions.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures that go through the model together.")] = 16,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads; else one for each CPU.")] = None,
+    batch_size: BatchSize = 16,
+    threads: Threads = None,
     time_pictures: Annotated[
         int, typer.Option(min=0, help="Pictures captioned one at a time for the time of one; 0 skips it.")
     ] = 32,
@@ -49,9 +50,8 @@ def evaluate(
     """Score a model on a split, with 95% intervals.
 
     A captioner by BLEU, ROUGE-L and CIDEr; an answerer by accuracy, kind by kind, beside what can be answered
-    without looking; a retriever by recall at 1, 5 and 10 both ways. Writes
-    metrics.json, predictions.jsonl and report.html, a page with pictures that opens from a disk (and, of a
-    retriever, report.md).
+    without looking; a retriever by recall at 1, 5 and 10 both ways. Writes metrics.json, predictions.jsonl
+    and report.html, a page with pictures that opens from a disk (and, of a retriever, report.md).
     """
     from vistill.data.dataset import open_split
     from vistill.errors import ConfigError
@@ -83,7 +83,7 @@ def evaluate(
         return
     import json
 
-    from vistill.files import write_json, write_text
+    from vistill.files import write_text
     from vistill.report.captions import (
         caption_rows,
         coco_results,
@@ -97,26 +97,21 @@ def evaluate(
     from vistill.report.page import render
 
     opened = open_model(model, threads, compiled=len(rows) >= COMPILE_FROM, **searched)
-    with _progress("captioning", len(rows)) as told:
+    with counting("captioning", len(rows)) as told:
         run = caption_rows(opened, rows, batch_size=batch_size, progress=told)
     speed = measure_speed(opened, rows, time_pictures)
     scored = score_run(run)
     metrics = to_json(scored, opened, display_name(model), data.resolve().name, split, speed)
-
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "predictions.jsonl", "".join(f"{line}\n" for line in prediction_lines(scored)))
-    write_text(folder / "report.html", render(build_page(scored, rows, metrics, pictures=pictures)))
-    write_json(folder / "metrics.json", metrics)
+    page = render(build_page(scored, rows, metrics, pictures=pictures))
+    _write(folder, metrics, prediction_lines(scored), {"report.html": page})
     if coco:
         coco.parent.mkdir(parents=True, exist_ok=True)
         write_text(coco, json.dumps(coco_results(run), ensure_ascii=False) + "\n")
-
-    if as_json:
-        typer.echo(json.dumps(metrics, indent=2, ensure_ascii=False))
-    else:
-        for name, figure in scored.figures.items():
-            typer.echo(f"{name:8} {figure['value']:7.2f}  ({figure['low']:.2f} to {figure['high']:.2f})")
-    typer.echo(f"{folder / 'report.html'}", err=True)
+    table = [
+        f"{name:8} {figure['value']:7.2f}  ({figure['low']:.2f} to {figure['high']:.2f})"
+        for name, figure in scored.figures.items()
+    ]
+    _tell(folder, metrics, table, as_json)
 
 
 def _answers(
@@ -131,10 +126,7 @@ def _answers(
     searched: dict[str, Any],
 ) -> None:
     """`evaluate` of an answerer; the blind answers beside it learn from train."""
-    import json
-
     from vistill.data.asked import first_pictures, open_asked
-    from vistill.files import write_json, write_text
     from vistill.report.answering import open_answerer
     from vistill.report.answers import (
         evaluate_answers,
@@ -146,21 +138,17 @@ def _answers(
 
     answering = open_answerer(Path(model), threads, **searched)
     part = first_pictures(open_asked(data, split), limit)
-    learned = [one for asked in open_asked(data, "train").asked for one in asked]
-    with _progress("answering", len(part.asked)) as told:
+    learned = open_asked(data, "train").questions
+    with counting("answering", len(part.asked)) as told:
         found = evaluate_answers(answering, part, learned, told)
     metrics = to_json(found, answering, display_name(model), data.resolve().name, split, "train")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "predictions.jsonl", "".join(f"{line}\n" for line in prediction_lines(found)))
-    write_text(folder / "report.html", render_answers(found, part, metrics, examples=pictures))
-    write_json(folder / "metrics.json", metrics)
-    if as_json:
-        typer.echo(json.dumps(metrics, indent=2, ensure_ascii=False))
-    else:
-        for kind, questions, value, low, high, *blind, beats in figure_rows(found):
-            beside = f"blind {max(blind):5.1f}  {'above' if beats == 'yes' else 'not above'}"
-            typer.echo(f"{kind:9} {questions:6} {value:6.1f}  ({low:.1f} to {high:.1f})  {beside}")
-    typer.echo(f"{folder / 'report.html'}", err=True)
+    page = render_answers(found, part, metrics, examples=pictures)
+    _write(folder, metrics, prediction_lines(found), {"report.html": page})
+    lines = []
+    for kind, questions, value, low, high, *blind, beats in figure_rows(found):
+        beside = f"blind {max(blind):5.1f}  {'above' if beats == 'yes' else 'not above'}"
+        lines.append(f"{kind:9} {questions:6} {value:6.1f}  ({low:.1f} to {high:.1f})  {beside}")
+    _tell(folder, metrics, lines, as_json)
 
 
 def _retrieval(
@@ -176,42 +164,46 @@ def _retrieval(
     as_json: bool,
 ) -> None:
     """`evaluate` of a retriever."""
-    import json
-
-    from vistill.files import write_json, write_text
     from vistill.report.retrieval import open_sides, prediction_lines, retrieve, to_json
     from vistill.report.retrieval_page import markdown, render_retrieval
 
     eyes, words = open_sides(model, texts, threads)
-    with _progress("embedding", len(rows)) as told:
+    with counting("embedding", len(rows)) as told:
         found = retrieve(eyes, words, rows, folds, told)
     name = display_name(model) + (f" with {display_name(texts)}" if texts else "")
     metrics = to_json(found, eyes, words, name, data.resolve().name, split, rows)
+    page = render_retrieval(found, rows, metrics, examples=pictures)
+    pages = {"report.html": page, "report.md": markdown(found, metrics)}
+    _write(folder, metrics, prediction_lines(found), pages)
+    table = [
+        f"{name:18} {figure.value:7.2f}  ({figure.low:.2f} to {figure.high:.2f})"
+        for name, figure in found.figures.items()
+    ]
+    table += [
+        f"{way} median rank {ranks['median']:g}, mean {ranks['mean']:.1f}"
+        for way, ranks in metrics["ranks"].items()
+    ]
+    _tell(folder, metrics, table, as_json)
+
+
+def _write(folder: Path, metrics: dict[str, Any], lines: list[str], pages: dict[str, str]) -> None:
+    """Write predictions.jsonl, the pages and, when these are there, metrics.json."""
+    from vistill.files import write_json, write_text
+
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "predictions.jsonl", "".join(f"{line}\n" for line in prediction_lines(found)))
-    write_text(folder / "report.html", render_retrieval(found, rows, metrics, examples=pictures))
-    write_text(folder / "report.md", markdown(found, metrics))
+    write_text(folder / "predictions.jsonl", "".join(f"{line}\n" for line in lines))
+    for name, text in pages.items():
+        write_text(folder / name, text)
     write_json(folder / "metrics.json", metrics)
-    if as_json:
-        typer.echo(json.dumps(metrics, indent=2, ensure_ascii=False))
-    else:
-        for name, figure in found.figures.items():
-            typer.echo(f"{name:18} {figure.value:7.2f}  ({figure.low:.2f} to {figure.high:.2f})")
-        for way, ranks in metrics["ranks"].items():
-            typer.echo(f"{way} median rank {ranks['median']:g}, mean {ranks['mean']:.1f}")
+
+
+def _tell(folder: Path, metrics: dict[str, Any], table: list[str], as_json: bool) -> None:
+    """The table, or metrics.json, on stdout; where the page is on stderr."""
+    import json
+
+    for line in [json.dumps(metrics, indent=2, ensure_ascii=False)] if as_json else table:
+        typer.echo(line)
     typer.echo(f"{folder / 'report.html'}", err=True)
-
-
-@contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr; gives the function that tells it how many are done."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda done: progress.update(task, completed=done)
 
 
 def display_name(model: str) -> str:

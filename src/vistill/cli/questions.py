@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+
+from vistill.cli.progress import steps
 
 
 def questions(
@@ -23,21 +25,10 @@ def questions(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Make questions of what the captions of a picture agree on: objects, numbers, colours and more."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
     from vistill.data.questions_build import QuestionsConfig, build_questions
 
     config = QuestionsConfig(seed, max_share, max_frame_share, min_answer)
-    columns = (TextColumn("{task.description:>11}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        tasks: dict[str, Any] = {}
-
-        def show(step: str, done: int, total: int) -> None:
-            if step not in tasks:
-                tasks[step] = bar.add_task(step, total=total)
-            bar.update(tasks[step], completed=done)
-
+    with steps() as show:
         report = build_questions(folder, out, config, force=force, progress=show)
     if as_json:
         typer.echo(json.dumps(report, ensure_ascii=False, indent=1))
@@ -62,11 +53,7 @@ def blind(
     from vistill.data.asked import open_asked
     from vistill.metrics.vqa_baselines import blind_scores
 
-    rows = {
-        name: [one for picture in open_asked(folder, name).asked for one in picture]
-        for name in (learn, split)
-    }
-    scores = blind_scores(rows[learn], rows[split])
+    scores = blind_scores(open_asked(folder, learn).questions, open_asked(folder, split).questions)
     if as_json:
         typer.echo(json.dumps({k: asdict(s) | {"best": s.best} for k, s in scores.items()}, indent=1))
         return

@@ -6,28 +6,22 @@ questions: its features are kept once and its tower runs once.
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets import Dataset as Table
-from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 
-from vistill.data.collate import Item, PixelSource, show_view
 from vistill.data.dataset import open_split
 from vistill.data.text import TokenizerConfig, train_tokenizer
 from vistill.errors import ConfigError, DataError
 from vistill.metrics.vqa_baselines import PEOPLE, Asked
-from vistill.models.tokens import EOS
-from vistill.runtime.prompts import ASK, prompt_ids
+from vistill.runtime.prompts import ASK
 
 # Words, parts of contractions as the Penn treebank splits them, and the comma between answers; else nothing.
 _TOKEN = r"\w+?(?=n't\b)|n't\b|'(?:s|re|ve|ll|d|m)\b|\w+(?:[-.]\w+)*|,"
-_SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -39,6 +33,11 @@ class AskedPictures:
     table: Table
     keys: list[list[str]]
     asked: list[list[Asked]]
+
+    @property
+    def questions(self) -> list[Asked]:
+        """Those of all pictures."""
+        return [one for asked in self.asked for one in asked]
 
 
 def open_asked(folder: Path, split: str) -> AskedPictures:
@@ -86,13 +85,6 @@ def rows_by_picture(table: Table) -> list[list[int]]:
     return list(found.values())
 
 
-def spoken(asked: Asked, draw: np.random.Generator | None = None) -> str:
-    """The answer to learn, as it is written: of many people's one at random, else all parts by ", "."""
-    if asked.people and draw is not None:
-        return asked.answers[int(draw.integers(len(asked.answers)))]
-    return asked.label if asked.people else ", ".join(asked.answers)
-
-
 def answer_tokenizer(
     texts: Iterable[str], config: TokenizerConfig, start: Tokenizer | None = None
 ) -> Tokenizer:
@@ -128,65 +120,6 @@ def _with_words(start: Tokenizer, words: Sequence[str]) -> Tokenizer:
         # in the model itself: the id of a token beside it would move when words are added once more
         raw["model"]["vocab"] = {**known, **{word: following + n for n, word in enumerate(new)}}
     return Tokenizer.from_str(json.dumps(raw))
-
-
-class QuestionRows:
-    """Pictures with questions; item (epoch, row) is the same however and whenever it is asked for.
-
-    In training each picture shows one view and at most `questions` of its questions, drawn by (seed, epoch,
-    row); with `questions=0` all of them, in order (validation). A text is a prompt of at most `longest` ids,
-    then at most `longest_answer` of the answer with its end mark.
-    """
-
-    def __init__(
-        self,
-        keys: Sequence[str],
-        asked: Sequence[Sequence[Asked]],
-        pixels: PixelSource,
-        tokenizer: Tokenizer,
-        *,
-        questions: int,
-        longest: int,
-        longest_answer: int,
-        seed: int,
-    ) -> None:
-        self.keys = keys
-        self.asked = asked
-        self.pixels = pixels
-        self.tokenizer = tokenizer
-        self.questions = questions
-        self.longest = longest
-        self.longest_answer = longest_answer
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def __getitem__(self, index: tuple[int, int]) -> tuple[Item, NDArray[Any]]:
-        row = index[1]
-        view, draw = show_view(self.pixels, self.seed, index)
-        shown = list(range(len(self.asked[row])))
-        if self.questions:
-            shown = [int(i) for i in draw.permutation(len(shown))][: self.questions]
-        texts, prompts = [], []
-        for place in shown:
-            asked = self.asked[row][place]
-            question, answer = asked.question, spoken(asked, draw if self.questions else None)
-            if view.mirrored:
-                question, answer = mirror_sides(question), mirror_sides(answer)
-            prompt = prompt_ids(self.tokenizer, question, self.longest)
-            ids = self.tokenizer.encode(answer, add_special_tokens=False).ids[: self.longest_answer - 1]
-            texts.append([*prompt, *ids, EOS])
-            prompts.append(len(prompt))
-        item = Item(
-            self.keys[row], row, view.number, view.mirrored, tuple(shown), tuple(texts), tuple(prompts)
-        )
-        return item, view.pixels
-
-
-def mirror_sides(text: str) -> str:
-    """Swap `left` and `right`, for a question about a mirrored picture."""
-    return _SIDE.sub(lambda found: "right" if found[0].lower() == "left" else "left", text)
 
 
 def unique_keys(parts: Sequence[AskedPictures]) -> None:

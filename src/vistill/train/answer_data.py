@@ -5,8 +5,9 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from vistill.data.asked import AskedPictures, QuestionRows, answer_tokenizer, open_asked, unique_keys
+from vistill.data.asked import AskedPictures, answer_tokenizer, open_asked, unique_keys
 from vistill.data.collate import PixelSource, View, kept_pixels, locate, online_pixels, replayed_pixels
+from vistill.data.question_rows import QuestionRows
 from vistill.data.views import build_views
 from vistill.metrics.vqa_baselines import Asked
 from vistill.models.vision import VisionTower
