@@ -1,13 +1,14 @@
 """Vector indexes side by side: FAISS, usearch, LanceDB and plain numpy, each in processes of its own.
 
     pip install faiss-cpu usearch lancedb
-    python benchmarks/vector_index.py [--vectors 10000 1000000] [--rounds 3] [--threads 1]
+    python benchmarks/vector_index.py [--vectors 10000 1000000] [--rounds 3] [--threads 1] [--kept FILE]
 
 Seeded, clustered unit vectors of 256 numbers. A first process builds an index, stores it, measures how the
 search parameter has to be set for recall@10 of 0.95, then adds and deletes 1% and measures again; a second
 one opens what was stored and asks question after question, as a command does. Systems take turns, round by
 round; medians are printed and written to docs/benchmarks/vector_index.md, with 10 M vectors projected from
-the largest run. A system whose package is not installed is left out by name.
+the largest run. A system whose package is not installed is left out by name. With --kept what has been
+measured is kept in a file, and a run that was stopped goes on there.
 """
 
 import argparse
@@ -435,25 +436,44 @@ def size_of(path: Path) -> float:
     return sum(f.stat().st_size for f in files if f.is_file()) / 1e6
 
 
-def measure(systems: list[str], count: int, rounds: int, threads: int) -> dict[str, dict[str, float]]:
+def measure(
+    systems: list[str], count: int, rounds: int, threads: int, kept: Path | None
+) -> dict[str, dict[str, float]]:
     """Medians of every figure of every system at one size."""
-    found: dict[str, list[dict[str, float]]] = {system: [] for system in systems}
+    done = read_kept(kept, count, threads)
+    turns = [(number, system) for number in range(rounds) for system in systems]
+    todo = [turn for turn in turns if turn not in done]
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        prepare(folder, count)
-        for number in range(rounds):
-            for place, system in enumerate(systems):
-                path = folder / f"index-{place}-{number}"
-                figures = run_apart(system, folder, path, threads, None)
-                figures |= run_apart(system, folder, path, threads, int(figures["effort"]))
-                found[system].append(figures | {"disk": size_of(path)})
-                for left in folder.glob(path.name + "*"):
-                    shutil.rmtree(left) if left.is_dir() else left.unlink()
-                print(f"{count:,} {system}, round {number + 1}: {figures}", file=sys.stderr)
+        folder, path = Path(name), Path(name) / "index"
+        if todo:
+            prepare(folder, count)
+        for number, system in todo:
+            figures = run_apart(system, folder, path, threads, None)
+            figures |= run_apart(system, folder, path, threads, int(figures["effort"]))
+            figures["disk"] = size_of(path)
+            for left in folder.glob(path.name + "*"):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            done[number, system] = figures
+            line = json.dumps([count, threads, number, system, figures])
+            print(line, file=sys.stderr)
+            if kept is not None:
+                with kept.open("a", encoding="utf-8") as file:
+                    print(line, file=file)
     return {
-        system: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-        for system, runs in found.items()
+        system: {
+            key: statistics.median(done[number, system][key] for number in range(rounds))
+            for key in done[0, system]
+        }
+        for system in systems
     }
+
+
+def read_kept(path: Path | None, count: int, threads: int) -> dict[tuple[int, str], dict[str, float]]:
+    """{(round, system): figures} of what was measured before at this size."""
+    if path is None or not path.exists():
+        return {}
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {(row[2], row[3]): row[4] for row in rows if row[:2] == [count, threads]}
 
 
 def projected(figures: dict[str, float], system: str, count: int) -> dict[str, float]:
@@ -553,6 +573,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=PAGE, help="Markdown file to write")
+    parser.add_argument("--kept", type=Path, help="file of what was measured, to go on after a stop")
     parser.add_argument("--only", nargs="+", choices=list(SYSTEMS), help="measure these alone")
     for name in ("--system", "--folder", "--path", "--effort"):  # of a process for one system
         parser.add_argument(name, help=argparse.SUPPRESS)
@@ -570,7 +591,9 @@ def main() -> None:
         return
     absent = [name for name, module in MODULES.items() if importlib.util.find_spec(module) is None]
     here = [system for system in options.only or SYSTEMS if PACKAGES[system] not in absent]
-    results = {n: measure(here, n, options.rounds, options.threads) for n in sorted(options.vectors)}
+    results = {
+        n: measure(here, n, options.rounds, options.threads, options.kept) for n in sorted(options.vectors)
+    }
     text = page(results, options.rounds, options.threads, absent)
     print(text)
     options.out.parent.mkdir(parents=True, exist_ok=True)
