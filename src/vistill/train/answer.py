@@ -22,7 +22,7 @@ from vistill.runtime.decode import GenerationConfig, generate
 from vistill.runtime.image import Preprocess
 from vistill.runtime.prompts import answer_text, ask_mark
 from vistill.train.answer_data import AnswerData
-from vistill.train.callbacks import ScoreDev
+from vistill.train.callbacks import LogSamples, ScoreDev
 from vistill.train.datamodule import DataConfig
 from vistill.train.freeze import freeze, plainly
 from vistill.train.optim import OptimConfig
@@ -107,8 +107,19 @@ def train(config: AnswerTrainConfig, *, resume: bool = False) -> Path:
     )
     answer = partial(write_answers, tokenizer=tokenizer, generation=config.generation, keys=data.dev_keys())
     objective = CaptionObjective(config.objective, tokenizer, {})
-    fit(config, Task(model, objective, answer, data, per_epoch, [score]), folder, resume=resume)
+    samples = _samples(data, preprocess, score)
+    fit(config, Task(model, objective, answer, data, per_epoch, [score, samples]), folder, resume=resume)
     return folder
+
+
+def _samples(data: AnswerData, preprocess: Preprocess, score: ScoreDev) -> LogSamples:
+    """The first dev pictures with a question each: the first of the first picture, the second of the next."""
+    part = data.dev[0]
+    said = []
+    for place, (keys, asked) in enumerate(zip(part.keys, part.asked, strict=True)):
+        number = place % len(keys)
+        said.append((keys[number], f"{asked[number].question} {asked[number].label}"))
+    return LogSamples(part.table, preprocess, score, said=said)
 
 
 def write_answers(

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from datasets import Dataset as Table
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from vistill.data.collate import Batch
 from vistill.files import sync_file
 from vistill.runtime.image import Preprocess, read_image, to_array
 from vistill.train.freeze import Save
 from vistill.train.module import TrainModule
+from vistill.train.watch import Sample, show_samples
 
 LAST = "last.ckpt"
 BEST = "best"
@@ -30,6 +30,8 @@ Score = Callable[[Mapping[str, Any]], dict[str, float]]
 
 class ScoreDev(Callback):
     """Scores the predictions of each validation and keeps the best model in the checkpoint folder `best`.
+
+    The model that a run starts from counts too, where it is validated: `best` is never worse than it.
 
     Stands before the averaging callback in the list, so that what is scored is what is saved.
     """
@@ -54,6 +56,7 @@ class ScoreDev(Callback):
         self.best_by = best_by
         self.shown = shown
         self.best = float("-inf")
+        self.scores: dict[str, float] = {}
         self.predictions: dict[str, Any] = {}
         self.started = time.monotonic()
 
@@ -73,21 +76,36 @@ class ScoreDev(Callback):
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, TrainModule)
-        scores = self.score(self.predictions)
-        pl_module.log_dict({f"dev/{name}": value for name, value in scores.items()}, rank_zero_only=True)
+        scores = self.scores = self.score(self.predictions)
+        named = {f"dev/{name}": value for name, value in scores.items()}
+        if not trainer.sanity_checking:
+            # "step" is Lightning's word for the place on the axis: the steps made, as everywhere here
+            pl_module.log_dict({**named, "step": float(trainer.global_step)}, rank_zero_only=True)
         if not trainer.is_global_zero:
             return
-        loss = float(trainer.callback_metrics.get("train/loss", torch.tensor(float("nan"))))
-        reward = trainer.callback_metrics.get("train/reward")
-        epoch = (trainer.fit_loop.epoch_loop.batch_idx + 1) // self.per_epoch
-        line = f"epoch {epoch} step {trainer.global_step} loss {loss:.4f}"
-        line += f" reward {float(reward):.4f}" if reward is not None else ""
-        line += "".join(f" {name} {scores[name]:.2f}" for name in self.shown)
+        told = "".join(f" {name} {scores[name]:.2f}" for name in self.shown)
+        epoch = 0
+        if trainer.sanity_checking:  # of the model that training starts from; Lightning logs nothing of it
+            for logger in trainer.loggers:
+                logger.log_metrics(named, step=0)
+            line = f"before training{told}"
+        else:
+            loss = float(trainer.callback_metrics.get("train/loss", torch.tensor(float("nan"))))
+            reward = trainer.callback_metrics.get("train/reward")
+            epoch = (trainer.fit_loop.epoch_loop.batch_idx + 1) // self.per_epoch
+            line = f"epoch {epoch} step {trainer.global_step} loss {loss:.4f}"
+            line += f" reward {float(reward):.4f}" if reward is not None else ""
+            line += told
         print(f"{line} ({time.monotonic() - self.started:.0f} s)", file=sys.stderr, flush=True)
         if scores[self.best_by] > self.best and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.best = scores[self.best_by]
-            reached = {"epoch": epoch, "step": trainer.global_step, "dev": scores}
+            reached = {"epoch": epoch, "step": trainer.global_step, "by": self.best_by, "dev": scores}
             self.save(self.folder / BEST, pl_module.model, {**self.provenance, "reached": reached})
+
+    @property
+    def latest(self) -> float:
+        """The score that counts, of the last validation."""
+        return self.scores[self.best_by]
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
@@ -97,27 +115,47 @@ class ScoreDev(Callback):
 
 
 class LogSamples(Callback):
-    """Writes dev pictures with their captions to TensorBoard after each validation."""
+    """Logs dev pictures with what the model said of them at the first validation and says now."""
 
-    def __init__(self, table: Table, preprocess: Preprocess, score: ScoreDev, count: int = 8) -> None:
-        self.rows = [table[i] for i in range(min(count, len(table)))]
+    def __init__(
+        self,
+        table: Table,
+        preprocess: Preprocess,
+        score: ScoreDev,
+        count: int = 8,
+        said: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """The first `count` rows of `table`, all of them captioned unless `said` tells for each row the key
+        of its prediction and what should be said.
+        """
+        rows = [table[i] for i in range(min(count, len(table)))]
+        told = said or [(row["key"], row["captions"][0]) for row in rows]
+        self.rows = [(key, row["image"], text) for row, (key, text) in zip(rows, told, strict=False)]
         self.preprocess = preprocess
         self.score = score
+        self.first: dict[str, str] = {}
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not isinstance(trainer.logger, TensorBoardLogger) or trainer.sanity_checking:
+        if not trainer.is_global_zero or not trainer.loggers:
             return
-        board = trainer.logger.experiment
         mean, std = (
             np.array(v, np.float32).reshape(3, 1, 1) for v in (self.preprocess.mean, self.preprocess.std)
         )
-        for row in self.rows:
-            caption = self.score.predictions.get(row["key"])
-            if caption is None:
+        samples = []
+        for key, image, reference in self.rows:
+            now = self.score.predictions.get(key)
+            if now is None:
                 continue
-            pixels = to_array(read_image(row["image"]), self.preprocess) * std + mean
-            board.add_image(f"dev/{row['key']}", pixels.clip(0, 1), trainer.global_step)
-            board.add_text(f"dev/{row['key']}", f"{caption}\n\n*{row['captions'][0]}*", trainer.global_step)
+            seen = to_array(read_image(image), self.preprocess) * std + mean
+            pixels = (255 * seen.clip(0, 1)).round().astype(np.uint8).transpose(1, 2, 0)
+            samples.append(Sample(key, pixels, reference, self.first.setdefault(key, now), now))
+        show_samples(trainer.loggers, samples, trainer.global_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"first": self.first}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.first = state_dict["first"]
 
 
 class KeepLast(Callback):
