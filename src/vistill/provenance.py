@@ -7,8 +7,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from vistill import __version__
-
 _PACKAGES = (
     "vistill",
     "numpy",
@@ -27,7 +25,7 @@ def stamp() -> dict[str, Any]:
     """What a file of results ends in: when it was made, by which version and revision, on which machine."""
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "vistill": __version__,
+        "vistill": version("vistill"),
         "git": git_revision(),
         "environment": environment(),
     }
