@@ -106,6 +106,7 @@ def test_rows_go_on_from_one_part_to_the_next() -> None:
 
 def test_left_and_right_are_swapped_when_mirrored() -> None:
     assert mirror_words("a man left of a dog , right there") == "a man right of a dog , left there"
+    assert mirror_words("Left, of the right-hand leftover.") == "right, of the left-hand leftover."
 
 
 def test_collate_pads_texts_and_missing_captions() -> None:

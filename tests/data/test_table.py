@@ -114,7 +114,12 @@ def test_dirt(root: Path) -> None:
     ("files", "options", "error", "message"),
     [
         ({}, {}, DataError, r"expected one .csv, .tsv, .jsonl file, found none"),
-        ({"a.csv": "", "b.jsonl": ""}, {}, DataError, r"found a.csv, b.jsonl; name the file with annotations"),
+        (
+            {"a.csv": "", "b.jsonl": ""},
+            {},
+            DataError,
+            r"found a.csv, b.jsonl; name the file with annotations",
+        ),
         (
             {"a.csv": "picture,text\nx,y\n"},
             {},

@@ -15,6 +15,7 @@ from vistill.data.sources import conceptual_captions, daquar, tsv, vqa_rad, vqa_
 from vistill.data.sources.conceptual_captions import picture_name
 from vistill.data.tsv import write_tsv
 from vistill.errors import ConfigError, DataError
+from vistill.metrics.vqa_files import read_daquar
 
 
 def entries(items: list[Item]) -> dict[str, Entry]:
@@ -127,7 +128,7 @@ def test_a_broken_picture_loses_all_its_questions_and_each_is_named(vqa: Path, t
 
 def test_daquar(tmp_path: Path, photo) -> None:
     lines = ["question,answer,image_id", 'what is there ,"book, lamp",image3', "how many,2,image4"]
-    lines += ["what color,red,image3", "nothing,,image3", "lost,x,image5", "a,b,c,d"]
+    lines += ["what,is,wrong,image3", "what color,red,image3", "nothing,,image3", "lost,x,image5"]
     write_text(tmp_path / "data.csv", "\n".join(lines))
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "image3.png").write_bytes(photo(3, format="PNG"))
@@ -140,8 +141,11 @@ def test_daquar(tmp_path: Path, photo) -> None:
         "image4#0": ("2",),
     }
     assert found["image3#0"].question == "what is there"
+    # scoring reads the same file without this package's data room, and knows every question by the same key
+    truth = read_daquar(tmp_path / "data.csv")
+    assert truth == {key: entry.answers[0] for key, entry in found.items()} | {"image5#0": "x"}
     assert dropped(items) == [
-        ("data.csv:7", "bad_row"),
+        ("data.csv:4", "bad_row"),
         ("image3#2", "no_answer"),
         ("image5", "missing_picture"),
     ]

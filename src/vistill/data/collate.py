@@ -1,5 +1,6 @@
 """From a built data set to batches: which view and which captions of a picture an epoch shows."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,7 +20,7 @@ from vistill.data.views import Views, draw_view
 from vistill.models.tokens import PAD
 from vistill.runtime.image import AugmentSpec, Preprocess, augment, read_image, to_array
 
-_MIRROR = {"left": "right", "right": "left"}
+_SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -202,8 +203,8 @@ def locate(sizes: Sequence[int], row: int) -> tuple[int, int]:
 
 
 def mirror_words(text: str) -> str:
-    """Swap `left` and `right`, for the caption of a mirrored picture."""
-    return " ".join(_MIRROR.get(word, word) for word in text.split())
+    """Swap the words `left` and `right`, for a text about a mirrored picture."""
+    return _SIDE.sub(lambda found: "right" if found[0].lower() == "left" else "left", text)
 
 
 def pad_texts(pictures: Sequence[Sequence[Sequence[int]]]) -> Tensor:

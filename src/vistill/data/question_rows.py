@@ -1,6 +1,5 @@
 """From questions about pictures to texts to learn: which view and which questions an epoch shows."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,12 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from vistill.data.collate import Item, PixelSource, show_view
+from vistill.data.collate import Item, PixelSource, mirror_words, show_view
 from vistill.metrics.vqa_baselines import Asked
 from vistill.models.tokens import EOS
 from vistill.runtime.prompts import prompt_ids
-
-_SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 
 
 class QuestionRows:
@@ -59,7 +56,7 @@ class QuestionRows:
             asked = self.asked[row][place]
             question, answer = asked.question, spoken(asked, draw if self.questions else None)
             if view.mirrored:
-                question, answer = mirror_sides(question), mirror_sides(answer)
+                question, answer = mirror_words(question), mirror_words(answer)
             prompt = prompt_ids(self.tokenizer, question, self.longest)
             ids = self.tokenizer.encode(answer, add_special_tokens=False).ids[: self.longest_answer - 1]
             texts.append([*prompt, *ids, EOS])
@@ -75,8 +72,3 @@ def spoken(asked: Asked, draw: np.random.Generator | None = None) -> str:
     if asked.people and draw is not None:
         return asked.answers[int(draw.integers(len(asked.answers)))]
     return asked.label if asked.people else ", ".join(asked.answers)
-
-
-def mirror_sides(text: str) -> str:
-    """Swap `left` and `right`, for a question about a mirrored picture."""
-    return _SIDE.sub(lambda found: "right" if found[0].lower() == "left" else "left", text)

@@ -9,6 +9,7 @@ Ids are compared as text: 7 and "7" are one question. Any of the files may be gz
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,20 +65,28 @@ def read_annotations(path: Path) -> dict[str, Question]:
 def read_daquar(path: Path) -> dict[str, str]:
     """DAQUAR's answers by the key that `vistill data build daquar` gives a question: `image3#0`.
 
-    Raises DataError for a file without its columns question, answer and image_id.
+    Rows that it drops are left out, and do not count: those of another number of fields than the header, or
+    not of UTF-8. A row without question or answer counts, and is left out. Raises DataError for a file
+    without the columns question, answer and image_id.
     """
     if not path.is_file():
         raise DataError(f"{path}: there is no such file")
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        lacking = {"question", "answer", "image_id"} - set(reader.fieldnames or ())
+    numbers: Counter[str] = Counter()
+    found = {}
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.reader(file)
+        header = [name.strip().lower() for name in next(reader, [])]
+        lacking = {"question", "answer", "image_id"} - set(header)
         if lacking:
             raise DataError(f"{path}: lacks column {sorted(lacking)[0]}; expected DAQUAR's data.csv")
-        numbers: dict[str, int] = {}
-        found = {}
-        for row in reader:
-            number = numbers[row["image_id"]] = numbers.get(row["image_id"], -1) + 1
-            found[f"{row['image_id']}#{number}"] = row["answer"]
+        for fields in reader:
+            if len(fields) != len(header) or any("\udc80" <= char <= "\udcff" for char in "".join(fields)):
+                continue
+            row = dict(zip(header, fields, strict=True))
+            key = f"{row['image_id']}#{numbers[row['image_id']]}"
+            numbers[row["image_id"]] += 1
+            if row["question"].strip() and row["answer"].strip():
+                found[key] = row["answer"].strip()
     return found
 
 
