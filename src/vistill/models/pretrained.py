@@ -201,7 +201,7 @@ class PretrainedCaptioner(nn.Module):
         size = self.config.vision.image_size
         with torch.no_grad():
             states = net.eval()(pixel_values=torch.zeros(1, 3, size, size)).last_hidden_state
-        self.tower = PretrainedTower(net, states.shape[2])
+        self.tower: VisionTower = PretrainedTower(net, states.shape[2])
         project = getattr(whole, "enc_to_dec_proj", None)
         width = states.shape[2] if project is None else project.out_features
         self.mapper = PretrainedMapper(project or nn.Identity(), width, states.shape[1])
