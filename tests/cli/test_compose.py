@@ -48,6 +48,27 @@ def test_wrong_words_are_named(word: str, says: str) -> None:
         compose_train([word])
 
 
+def test_the_words_of_the_original_pipeline() -> None:
+    config = compose_train("datamodule=flickr trainer=default datamodule.num_samples=5000".split())
+    assert config.datamodule.path == compose_train(["datamodule=flickr30k"]).datamodule.path
+    assert (config.datamodule.num_samples, config.trainer.accelerator) == (5000, "auto")
+    for name in ("medicat", "roco"):
+        assert compose_train([f"datamodule={name}"]).datamodule.path == f"built/{name}"
+
+
+def test_a_freeze_policy_is_composed_with_its_sizes() -> None:
+    config = compose_train(["trainer.freeze=lora", "trainer.lora.rank=4", "trainer.patience=2"])
+    assert (config.trainer.policy().decoder, config.trainer.policy().lora.rank) == ("lora", 4)
+    with pytest.raises(
+        ConfigError, match=r"trainer\.freeze=lora says what learns, and so does trainer\.encoder"
+    ):
+        compose_train(["experiment=flickr8k-captioner", "trainer.freeze=lora"])
+    with pytest.raises(ConfigError, match="a dual encoder has no decoder"):
+        compose_train(["task=dual", "trainer.freeze=all"])
+    with pytest.raises(ConfigError, match=r"trainer\.patience=-1"):
+        compose_train(["trainer.patience=-1"])
+
+
 def test_tasks_have_settings_of_their_own() -> None:
     """By a word, or by the experiment that names its task; a choice of another task is refused."""
     config = compose_train(["task=dual", "model=dual-tiny", "towers=image", "objective.image.l1=0.5"])

@@ -32,11 +32,16 @@ from vistill.train.caption import TrainConfig
 from vistill.train.datamodule import DataConfig
 from vistill.train.dual import DualTrainConfig
 from vistill.train.run import LoggerConfig, TrainerConfig
+from vistill.train.watch import LOGGERS
 
 # group -> choice -> settings
 GROUPS: dict[str, dict[str, Any]] = {
     "datamodule": {
         "flickr8k": DataConfig(path="built/flickr8k"),
+        "flickr30k": DataConfig(path="built/flickr30k"),
+        "flickr": DataConfig(path="built/flickr30k"),  # as the original called it
+        "medicat": DataConfig(path="built/medicat"),
+        "roco": DataConfig(path="built/roco"),
         "flickr8k-questions": DataConfig(path="built/flickr8k-questions", captions=4),
         "daquar": DataConfig(path="built/daquar", captions=8),
         "flickr8k-pairs": DataConfig(path="built/flickr8k", batch_size=128, captions=1),
@@ -94,8 +99,12 @@ GROUPS: dict[str, dict[str, Any]] = {
         "image-tower": DualObjectiveConfig(image=TowerLosses(l1=0.6, cross_entropy=0.35, kl=0.05)),
         "text-tower": DualObjectiveConfig(text=TowerLosses(l1=0.6, cross_entropy=0.35, kl=0.05)),
     },
-    "trainer": {"cpu": TrainerConfig(), "gpu": TrainerConfig(accelerator="gpu", precision="bf16-mixed")},
-    "logger": {name: LoggerConfig(name=name) for name in ("tensorboard", "csv", "none")},
+    "trainer": {
+        "cpu": TrainerConfig(),
+        "gpu": TrainerConfig(accelerator="gpu", precision="bf16-mixed"),
+        "default": TrainerConfig(accelerator="auto"),
+    },
+    "logger": {name: LoggerConfig(name=name) for name in LOGGERS},
 }
 OPTIONAL = ("prefix", "clip")
 """Groups of which nothing is chosen at first: each replaces `model` where it is."""

@@ -5,17 +5,15 @@ questions: its features are kept once and its tower runs once.
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset as Table
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 
 from vistill.data.dataset import open_split
-from vistill.data.text import TokenizerConfig, train_tokenizer
+from vistill.data.text import TokenizerConfig, by_id, train_tokenizer, with_words
 from vistill.errors import ConfigError, DataError
 from vistill.metrics.vqa_baselines import PEOPLE, Asked
 from vistill.runtime.prompts import ASK
@@ -102,24 +100,11 @@ def answer_tokenizer(
         return " ".join(part for part, _ in parts.pre_tokenize_str(normaliser.normalize_str(text)))
 
     own = train_tokenizer((plain(text) for text in texts), config, ready=True)
-    vocabulary = own.get_vocab()
-    tokenizer = _with_words(start or own, sorted(vocabulary, key=vocabulary.__getitem__))
+    tokenizer = with_words(start or own, [*by_id(own), ASK])
     tokenizer.normalizer = normaliser
     tokenizer.pre_tokenizer = parts
     tokenizer.add_special_tokens([ASK])
     return tokenizer
-
-
-def _with_words(start: Tokenizer, words: Sequence[str]) -> Tokenizer:
-    """`start` with those of the words that it lacks behind its own, then `<ask>`; pieces stay."""
-    raw: dict[str, Any] = json.loads(start.to_str())
-    if raw["model"]["type"] == "WordLevel":
-        known = start.get_vocab()
-        new = [word for word in (*words, ASK) if word not in known]
-        following = max(known.values()) + 1
-        # in the model itself: the id of a token beside it would move when words are added once more
-        raw["model"]["vocab"] = {**known, **{word: following + n for n, word in enumerate(new)}}
-    return Tokenizer.from_str(json.dumps(raw))
 
 
 def unique_keys(parts: Sequence[AskedPictures]) -> None:

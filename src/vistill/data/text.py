@@ -1,5 +1,6 @@
 """Captions to token ids: tokenizers trained on the train captions, and the ids of a caption."""
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +57,24 @@ def train_tokenizer(captions: Iterable[str], config: TokenizerConfig, *, ready: 
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
+
+
+def with_words(tokenizer: Tokenizer, words: Iterable[str]) -> Tokenizer:
+    """A copy of a tokenizer with those of the words that it lacks behind its own; pieces stay as they are."""
+    raw: dict[str, Any] = json.loads(tokenizer.to_str())
+    if raw["model"]["type"] == "WordLevel":
+        known = tokenizer.get_vocab()
+        following = max(known.values()) + 1
+        new = [word for word in words if word not in known]
+        # in the model itself: the id of a token beside it would move when words are added once more
+        raw["model"]["vocab"] = {**known, **{word: following + n for n, word in enumerate(new)}}
+    return Tokenizer.from_str(json.dumps(raw))
+
+
+def by_id(tokenizer: Tokenizer) -> list[str]:
+    """The entries of a tokenizer in the order of their ids."""
+    vocabulary = tokenizer.get_vocab()
+    return sorted(vocabulary, key=vocabulary.__getitem__)
 
 
 def encode(tokenizer: Tokenizer, caption: str, longest: int) -> list[int]:

@@ -82,7 +82,7 @@ class AnswerData(RowsData):
 
         train = joined_pixels(self.train, [self._pixels(part, preprocess, True) for part in self.train])
         dev = joined_pixels(self.dev, [self._pixels(part, preprocess, False) for part in self.dev])
-        self.train_rows = rows(self.train, train, config.num_samples, config.captions)
+        self.train_rows = rows(self.train, train, 0, config.captions)
         self.dev_rows = rows(self.dev, dev, config.dev_samples, 0)
 
     def _cache(self, folder: Path) -> Path:

@@ -11,11 +11,15 @@ import torch
 from tokenizers import Tokenizer
 
 from vistill.data.collate import Batch
+from vistill.data.text import by_id, with_words
 from vistill.distill.join import kept_answers, open_cache
 from vistill.distill.objective import CaptionObjective, ObjectiveConfig, Teaching
 from vistill.errors import ConfigError
 from vistill.metrics.caption import score_captions
+from vistill.metrics.diversity import diversity
+from vistill.metrics.ptb import tokenize
 from vistill.models.adopt import load_language, source_hash
+from vistill.models.answerer import grow_vocabulary
 from vistill.models.captioner import Captioner, CaptionerConfig, TorchStepper
 from vistill.models.language import DecoderConfig
 from vistill.models.loading import AnyCaptioner, load_model, save_model
@@ -28,6 +32,7 @@ from vistill.runtime.image import Preprocess
 from vistill.train.callbacks import LogSamples, ScoreDev
 from vistill.train.datamodule import CaptionData, DataConfig
 from vistill.train.freeze import freeze, plainly
+from vistill.train.guard import DISTINCT, REPETITION
 from vistill.train.optim import OptimConfig
 from vistill.train.run import (
     LoggerConfig,
@@ -51,6 +56,9 @@ class TrainConfig:
     init_from: str = ""
     """Checkpoint folder to start from, with its model and tokenizer, or a public captioner of `transformers`,
     a folder or hub name; empty starts anew."""
+    new_words: bool = True
+    """Words of the train captions that the tokenizer of `init_from` lacks (one that keeps whole words) get
+    tokens of their own."""
     datamodule: DataConfig = field(default_factory=DataConfig)
     model: CaptionerConfig = field(default_factory=CaptionerConfig)
     prefix: PrefixConfig | None = None
@@ -74,6 +82,8 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     model, tokenizer, preprocess = _start_model(config, data)
     if isinstance(model, PretrainedCaptioner) and config.objective.bag_of_words:
         raise ConfigError("objective.bag_of_words: a public captioner has no output for it; set it to 0")
+    if config.init_from and config.new_words:
+        model, tokenizer = _with_new_words(model, tokenizer, data)
     model.tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast on a CPU
     model.train()  # Lightning leaves the mode as it is, and a loaded checkpoint is in evaluation mode
     frozen = freeze(model, config.trainer.policy())
@@ -117,9 +127,11 @@ def write_captions(
 
 
 def score_against(references: Mapping[str, Sequence[str]], captions: Mapping[str, str]) -> dict[str, float]:
-    """Scores of {key: caption} in hundredths."""
+    """Scores of {key: caption} in hundredths, with how varied they are."""
     found = score_captions(captions, {key: references[key] for key in captions})
-    return {name: 100 * value for name, value in found.corpus.items()}
+    varied = diversity([tokenize(caption) for caption in captions.values()])
+    scores = {**found.corpus, REPETITION: varied.repetition, DISTINCT: varied.distinct_2}
+    return {name: 100 * value for name, value in scores.items()}
 
 
 def _provenance(
@@ -163,6 +175,16 @@ def _sized(decoder: Sized, tokenizer: Tokenizer) -> Sized:
             f"model.decoder.vocab_size={size}: the tokenizer has {tokenizer.get_vocab_size()} entries"
         )
     return dataclasses.replace(decoder, vocab_size=size)
+
+
+def _with_new_words(
+    model: AnyCaptioner, tokenizer: Tokenizer, data: CaptionData
+) -> tuple[AnyCaptioner, Tokenizer]:
+    """Model and tokenizer with the words of the train captions, if the tokenizer keeps whole words."""
+    if not isinstance(model, Captioner):
+        return model, tokenizer
+    grown = with_words(tokenizer, by_id(data.train_tokenizer()))
+    return grow_vocabulary(model, grown.get_vocab_size()), grown
 
 
 def _open_teaching(config: TrainConfig, tokenizer: Tokenizer, longest: int) -> Teaching | None:

@@ -1,6 +1,6 @@
 """From a built data set to the loaders of one run: what every task shares, and the data of captioning."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -45,7 +45,9 @@ class DataConfig:
     dev_split: str = "dev"
     """Split to make choices on."""
     num_samples: int = 0
-    """Train on the first so many pictures; 0 takes all."""
+    """Train on so many pictures; 0 takes all."""
+    sample_seed: int = 0
+    """Seed that draws them; -1 takes the first ones."""
     dev_samples: int = 0
     """Validate on the first so many pictures; 0 takes all."""
     batch_size: int = 32
@@ -70,6 +72,16 @@ class DataConfig:
         for name in ("num_samples", "dev_samples", "views", "workers"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"datamodule.{name}={getattr(self, name)}: must not be negative")
+        if self.sample_seed < -1:
+            raise ConfigError(f"datamodule.sample_seed={self.sample_seed}: use a seed, or -1 for the first")
+
+    def drawn(self, rows: int) -> list[int]:
+        """The rows, of so many, that `num_samples` takes, in order."""
+        count = min(self.num_samples or rows, rows)
+        if count == rows or self.sample_seed < 0:
+            return list(range(count))
+        draw = np.random.default_rng(self.sample_seed)
+        return sorted(draw.permutation(rows)[:count].tolist())  # more samples hold the fewer
 
     def train_splits(self) -> list[str]:
         """The splits that `train_split` names."""
@@ -81,8 +93,25 @@ class DataConfig:
         return [Path(name) for name in (whole if Path(self.path).exists() else self.path.split("+"))]
 
 
+class DrawnRows:
+    """Some rows of others; an item keeps its own row's number."""
+
+    def __init__(self, rows: Rows, numbers: Sequence[int]) -> None:
+        self.rows = rows
+        self.numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: tuple[int, int]) -> tuple[Item, NDArray[Any]]:
+        return self.rows[index[0], self.numbers[index[1]]]
+
+
 class RowsData(L.LightningDataModule):
-    """Loaders over `train_rows` and `dev_rows`, which a task's own data module sets."""
+    """Loaders over `train_rows`, as many as `num_samples` says, and `dev_rows`.
+
+    A task's own data module sets them.
+    """
 
     train_rows: Rows
     dev_rows: Rows
@@ -101,7 +130,7 @@ class RowsData(L.LightningDataModule):
 
     def batches_per_epoch(self, ranks: int) -> int:
         """Train batches of one epoch on each of `ranks` devices. ConfigError if there is not even one."""
-        size, rows = self.config.batch_size, len(self.train_rows)
+        size, rows = self.config.batch_size, len(self.config.drawn(len(self.train_rows)))
         if rows // ranks < size:
             raise ConfigError(
                 f"datamodule.batch_size={size} on {ranks} devices: there are {rows} train {self.things}"
@@ -111,17 +140,18 @@ class RowsData(L.LightningDataModule):
     def train_dataloader(self) -> ResumableLoader:
         trainer = self.trainer
         rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        rows = DrawnRows(self.train_rows, self.config.drawn(len(self.train_rows)))
         batches = EpochBatches(
-            len(self.train_rows),
+            len(rows),
             self.config.batch_size,
             shuffle=True,
             seed=self.seed,
             epochs=self.epochs,
             rank=rank,
             ranks=ranks,
-            lengths=self.lengths,
+            lengths=None if self.lengths is None else self.lengths[rows.numbers],
         )
-        return ResumableLoader(self.train_rows, batches, start=self.start, workers=self.config.workers)
+        return ResumableLoader(rows, batches, start=self.start, workers=self.config.workers)
 
     def val_dataloader(self) -> DataLoader[tuple[Item, NDArray[Any]]]:
         batches = EpochBatches(len(self.dev_rows), self.config.batch_size, shuffle=False, seed=self.seed)
@@ -148,8 +178,9 @@ class CaptionData(RowsData):
             raise ConfigError(f"{folder}: pictures of {config.dev_split} without captions cannot be scored")
 
     def train_tokenizer(self) -> Tokenizer:
-        """A tokenizer over all train captions."""
-        captions = (caption for captions in self.train_table["captions"] for caption in captions)
+        """A tokenizer over the captions of the pictures that are trained on."""
+        table = self.train_table.select(self.config.drawn(len(self.train_table)))
+        captions = (caption for captions in table["captions"] for caption in captions)
         return train_tokenizer(captions, self.config.tokenizer)
 
     def references(self, table: Table) -> Mapping[str, list[str]]:
@@ -165,7 +196,7 @@ class CaptionData(RowsData):
         tables = self.train_table, self.dev_table
         self.start, train, dev = pixel_sources(config, tables, tower, preprocess, frozen=frozen, seed=seed)
         self.train_rows = CaptionRows(
-            first(self.train_table, config.num_samples),
+            self.train_table,
             train,
             tokenizer,
             captions=config.captions,

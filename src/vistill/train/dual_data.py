@@ -95,8 +95,7 @@ class DualData(RowsData):
             source = dev if dev_pictures else unseen
             self.dev_rows = PairRows(keys, captions, source, self.spelt, shown=0, seed=seed)
         if pictures:
-            table = first(self.train_table, config.num_samples)
-            keys, captions = table["key"][:], table["captions"][:]
+            keys, captions = self.train_table["key"][:], self.train_table["captions"][:]
             self.train_rows = PairRows(keys, captions, train, self.spelt, shown=config.captions, seed=seed)
         else:
             self._set_texts()
@@ -110,7 +109,6 @@ class DualData(RowsData):
         self.things = "texts"
         held = self._captions_elsewhere() if self.config.path else set(self.dev_texts)
         shown = [text for text in self.cache.texts if text not in held]
-        shown = shown[: self.config.num_samples or None]
         if not shown:
             raise ConfigError(f"{self.cache.folder}: every text of it belongs to pictures that are held back")
         self.train_rows = TextRows(self.spelt.add(shown), self.spelt)

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import lightning as L
 from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar, WeightAveraging
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -24,12 +23,14 @@ from vistill.errors import ConfigError
 from vistill.files import write_json
 from vistill.models.lora import LoraConfig
 from vistill.provenance import environment, git_revision
-from vistill.train.callbacks import LAST, KeepLast, RandomState
+from vistill.train.callbacks import LAST, KeepLast, RandomState, ScoreDev
 from vistill.train.datamodule import DataConfig
 from vistill.train.freeze import FreezePolicy, parameter_table, policy_of
+from vistill.train.guard import CheckLoss, Patience, TellMemory, WarnOfRepetition
 from vistill.train.module import Objective, Predict, TrainModule
 from vistill.train.optim import OptimConfig
 from vistill.train.thaw import Thaw, ThawConfig
+from vistill.train.watch import LOGGERS, Watch, build_loggers
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,10 @@ class TrainerConfig:
     """Decay of the averaged weights that are scored and kept; 0 keeps the plain ones."""
     validate_every: int = 1
     """Epochs from one validation to the next."""
+    validate_first: bool = True
+    """Validate what `init_from` brings before the first step."""
+    patience: int = 0
+    """Stop after so many validations in a row without a better score; 0 never does."""
     checkpoint_every: int = 100
     """Steps from one resume point to the next."""
     seed: int = 0
@@ -76,6 +81,8 @@ class TrainerConfig:
         for name in ("max_epochs", "devices", "nodes", "accumulate", "validate_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"trainer.{name}={getattr(self, name)}: must be at least 1")
+        if self.patience < 0:
+            raise ConfigError(f"trainer.patience={self.patience}: must not be negative")
         if not 0 <= self.ema < 1:
             raise ConfigError(f"trainer.ema={self.ema}: must be in [0, 1)")
         if self.max_epochs % self.validate_every:
@@ -94,11 +101,11 @@ class LoggerConfig:
     """Where the curves go."""
 
     name: str = "tensorboard"
-    """tensorboard, csv or none."""
+    """tensorboard, csv, wandb, trackio or none."""
 
     def __post_init__(self) -> None:
-        if self.name not in ("tensorboard", "csv", "none"):
-            raise ConfigError(f"logger.name={self.name!r}: use tensorboard, csv or none")
+        if self.name not in LOGGERS:
+            raise ConfigError(f"logger.name={self.name!r}: use {', '.join(LOGGERS)}")
 
 
 class RunConfig(Protocol):
@@ -157,7 +164,8 @@ def fit(config: RunConfig, task: Task, folder: Path, *, resume: bool) -> None:
     steps = -(-config.trainer.max_epochs * task.batches_per_epoch // config.trainer.accumulate)
     module = TrainModule(task.model, task.objective, config.optim, steps, task.predict)
     with _quiet_lightning():
-        trainer = _build_trainer(config, folder, task.batches_per_epoch, task.callbacks)
+        before = bool(config.init_from) and config.trainer.validate_first and not resume
+        trainer = _build_trainer(config, folder, task.batches_per_epoch, task.callbacks, before=before)
         last = str(folder / LAST) if resume else None
         trainer.fit(module, datamodule=task.data, ckpt_path=last, weights_only=True)
 
@@ -207,7 +215,10 @@ def _plain(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def _build_trainer(config: RunConfig, folder: Path, per_epoch: int, scoring: list[L.Callback]) -> L.Trainer:
+def _build_trainer(
+    config: RunConfig, folder: Path, per_epoch: int, scoring: list[L.Callback], *, before: bool
+) -> L.Trainer:
+    """`before`: the model is validated once before the first step."""
     settings = config.trainer
     callbacks: list[L.Callback] = list(scoring)
     if settings.ema:
@@ -216,12 +227,21 @@ def _build_trainer(config: RunConfig, folder: Path, per_epoch: int, scoring: lis
         callbacks.append(WeightAveraging(use_buffers=False, multi_avg_fn=averaging))
     if settings.thaw != ThawConfig():
         callbacks.append(Thaw(settings.thaw))
+    score = next(one for one in scoring if isinstance(one, ScoreDev))
+    callbacks += [
+        CheckLoss(config.optim.lr),
+        TellMemory(averaged=bool(settings.ema)),
+        WarnOfRepetition(score),
+    ]
+    if settings.patience:
+        callbacks.append(Patience(score, settings.patience))
     callbacks.append(RandomState())
     if not settings.fast_dev_run:
         callbacks.append(KeepLast(folder, settings.checkpoint_every, per_epoch * settings.validate_every))
-    logger = _build_logger(config.logger, folder)
-    if logger is not False and not settings.fast_dev_run:
-        callbacks.append(LearningRateMonitor("step"))
+    kind = "none" if settings.fast_dev_run else config.logger.name
+    loggers = build_loggers(kind, folder, config.name, _plain(config))
+    if loggers:
+        callbacks += [LearningRateMonitor("step"), Watch()]
     if sys.stderr.isatty():
         callbacks.append(RichProgressBar(console_kwargs={"stderr": True}))
     return L.Trainer(
@@ -235,23 +255,16 @@ def _build_trainer(config: RunConfig, folder: Path, per_epoch: int, scoring: lis
         accumulate_grad_batches=settings.accumulate,
         val_check_interval=per_epoch * settings.validate_every,
         callbacks=callbacks,
-        logger=logger,
+        logger=loggers,
         default_root_dir=str(folder),
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=sys.stderr.isatty(),
-        num_sanity_val_steps=0,
+        num_sanity_val_steps=-1 if before else 0,
         log_every_n_steps=10,
         use_distributed_sampler=False,
         fast_dev_run=settings.fast_dev_run,
     )
-
-
-def _build_logger(config: LoggerConfig, folder: Path) -> Logger | bool:
-    if config.name == "none":
-        return False
-    kind = TensorBoardLogger if config.name == "tensorboard" else CSVLogger
-    return kind(save_dir=str(folder), name="logs", version="")
 
 
 @contextmanager
