@@ -4,6 +4,7 @@ import importlib
 import io
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from vistill.report.train import (
     warnings,
     without_folders,
 )
-from vistill.report.train_page import POINTS, build_page, sections_of, smooth, thin
+from vistill.report.train_page import POINTS, build_page, histogram_chart, sections_of, smooth, thin
 
 SETTINGS = {
     "name": "tiny",
@@ -109,6 +110,50 @@ def test_noise_alone_gives_no_over_fitting() -> None:
     assert kinds <= {"level", "rising"}
 
 
+def from_the_start(*dev: float, metric: str = "dev/CIDEr") -> dict[str, Curve]:
+    """Dev scores from step 0 on, and a train loss that falls."""
+    steps = tuple(1000 * i // (len(dev) - 1) for i in range(len(dev)))
+    return {metric: Curve(metric, steps, dev), "train/loss": over_steps("train/loss", falls)}
+
+
+@pytest.mark.parametrize(
+    ("dev", "kind"),
+    [
+        ([30, 20, 25], "no gain"),
+        ([30, 29.8, 29.6], "level"),
+        ([10, 30, 25], "over-fitting"),
+        ([10, 30], "rising"),
+        ([0, 0, 0], "level"),
+    ],
+)
+def test_the_model_that_training_starts_from_counts(dev: list[float], kind: str) -> None:
+    assert judge(from_the_start(*dev)).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("metric", "others", "titles"),
+    [
+        ("dev/mean_of_kinds", ["accuracy", "colour"], ["mean_of_kinds", "Kinds of question"]),
+        ("dev/r10", ["text_to_image_r1", "spearman"], ["r10", "Recall", "spearman"]),
+        ("dev/CIDEr", ["BLEU-1", "BLEU-2", "repetition"], ["CIDEr", "Other scores", "Variety"]),
+    ],
+)
+def test_every_task_is_judged_by_the_score_that_best_is_chosen_by(
+    metric: str, others: list[str], titles: list[str]
+) -> None:
+    found = from_the_start(10, 30, 25, metric=metric)
+    for name in others:
+        found[f"dev/{name}"] = Curve(f"dev/{name}", (0, 500, 1000), (1.0, 2.0, 3.0))
+    run = Run(Path("runs/x"), {"trainer": {}}, found)
+    assert run.main == metric
+    assert judge(found, run.main).kind == "over-fitting"
+    assert scores(found, run.main)[others[0]] == {"first": 1, "best": 2, "last": 3}
+    panels = [panel.title for _, _, made in sections_of(found, metric)[:1] for panel in made]
+    assert panels == titles
+    told = Run(Path("runs/x"), {"trainer": {}}, found, best={"reached": {"by": others[0]}})
+    assert told.main == f"dev/{others[0]}", "best/ itself says by what it was chosen"
+
+
 def test_scores_then_best_and_now() -> None:
     found = curves([20, 30, 25])
     found["dev/BLEU-4"] = Curve("dev/BLEU-4", found["dev/CIDEr"].steps, (5.0, 6.0, 7.0))
@@ -148,6 +193,8 @@ def test_tensorboard_events_of_a_resumed_run(tmp_path: Path) -> None:
                 board.add_scalar("train/loss", 5 - part - step / 100, step)
             board.add_scalar("dev/CIDEr", 20 + part, steps[-1])
             board.add_image("dev/a.jpg", pixels, steps[-1])
+            board.add_histogram("weights/decoder", np.array([0.0, 1.0, 1.0, 2.0]) + part, steps[-1], bins=4)
+            board.add_histogram("weights/decoder/embed.weight", np.ones(3), steps[-1])
             board.add_text("dev/a.jpg", f"caption {part}\n\n*A red thing .*", steps[-1])
     run = read_run(folder)
     assert run.curves["train/loss"].steps == (10, 20, 30, 40)
@@ -158,6 +205,49 @@ def test_tensorboard_events_of_a_resumed_run(tmp_path: Path) -> None:
     assert sample.captions == ((30, "caption 0"), (40, "caption 1"))
     assert Image.open(io.BytesIO(sample.picture)).getpixel((0, 0)) == (255, 0, 0)
     assert run.best == {}
+    assert list(run.weights) == ["decoder"], "single tensors are TensorBoard's alone"
+    first, last = run.weights["decoder"]
+    assert (first.step, last.step) == (30, 40)
+    assert first.edges == pytest.approx((0, 0.5, 1, 1.5, 2))
+    assert first.counts == (1, 0, 2, 1)
+    chart = histogram_chart("decoder", run.weights["decoder"])
+    assert "step 30" in chart.body
+    assert "step 40" in chart.body
+
+
+def test_files_of_a_resumed_run(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    for part, (place, steps) in enumerate([("", (0, 30)), ("resumed-1", (30, 40))]):
+        logs = folder / "logs" / place
+        (logs / "pictures").mkdir(parents=True)
+        rows = [f"{step},{20 + part},{5 - part}" for step in steps]
+        (logs / "metrics.csv").write_text("\n".join(["step,dev/CIDEr,train/loss", *rows]) + "\n")
+        os.utime(logs / "metrics.csv", (part, part))
+        Image.new("RGB", (4, 4), (9, 9, 9)).save(logs / "pictures" / "0.jpg")
+        lines = [
+            {
+                "step": s,
+                "key": "a",
+                "caption": f"said {s}.{part}",
+                "reference": "people",
+                "picture": "pictures/0.jpg",
+            }
+            for s in steps
+        ]
+        (logs / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 9')
+        counted = [{"step": s, "name": "weights/tower", "counts": [s], "edges": [0, 1 + part]} for s in steps]
+        (logs / "histograms.jsonl").write_text("".join(json.dumps(line) + "\n" for line in counted))
+    run = read_run(folder)
+    assert run.curves["dev/CIDEr"] == Curve("dev/CIDEr", (0, 30, 40), (20, 21, 21))
+    (sample,) = run.samples
+    assert sample.captions == ((0, "said 0.0"), (30, "said 30.1"), (40, "said 40.1"))
+    assert sample.reference == "people"
+    assert sample.picture[:2] == b"\xff\xd8"
+    assert [one.edges for one in run.weights["tower"]] == [(0, 1), (0, 2), (0, 2)]
+    page = read(build_page(run, judge(run.curves, run.main)))
+    assert {"before training", "said 0.0", "step 40", "said 40.1"} <= set(page.text)
+    anchors = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
+    assert {"weights", "samples"} <= anchors
 
 
 def test_lightning_csv(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.killing import run_and_kill
 from tests.tiny import build_data
@@ -120,6 +121,16 @@ def test_tensorboard_shows_losses_rates_scores_and_pictures(tmp_path: Path) -> N
         tags["scalars"]
     )
     assert {"lr-AdamW/encoder", "lr-AdamW/rest"} <= set(tags["scalars"])
-    assert [event.step for event in events.Scalars("dev/CIDEr")] == [5, 11]  # Lightning counts steps from 0
-    assert len(tags["images"]) == 8
-    assert all(tag.startswith("dev/") for tag in tags["images"])
+    assert [event.step for event in events.Scalars("dev/CIDEr")] == [6, 12]
+    assert len(tags["images"]) == 9
+    assert all(tag == "samples" or tag.startswith("dev/") for tag in tags["images"])
+    norms = {name: events.Scalars(f"grad_norm/{name}")[0].value for name in ("total", "mapper", "decoder")}
+    assert norms["total"] ** 2 >= norms["mapper"] ** 2 + norms["decoder"] ** 2 > 0
+    counted = events.Histograms("weights/decoder")
+    assert [event.step for event in counted] == [6, 12]
+    table = events.Histograms("weights/decoder/embed.weight")[-1].histogram_value
+    best = load_file(tmp_path / "shown" / "best" / "model.safetensors")["decoder.embed.weight"]
+    assert table.num == best.numel()
+    assert not any(tag.startswith("weights/tower") and "stem" in tag for tag in tags["histograms"]), (
+        "is frozen"
+    )

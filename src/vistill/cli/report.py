@@ -62,7 +62,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="File to write; else RUN/report.html.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show a run's curves, dev captions and settings, and whether it over-fitted."""
+    """Show a run's scores before and after, curves, samples and settings, and whether it over-fitted."""
     import json
     from dataclasses import asdict
 
@@ -71,20 +71,20 @@ def train(
     from vistill.report.train_page import build_page
 
     found = read_run(run)
-    verdict = judge(found.curves)
+    verdict = judge(found.curves, found.main)
     path = out or run / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, build_page(found, verdict))
-    figures = scores(found.curves)
+    figures = scores(found.curves, found.main)
     notes = warnings(found.curves)
     if as_json:
         told = {"run": run.resolve().name, "verdict": asdict(verdict), "dev": figures, "warnings": notes}
         typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
     else:
+        width = max(map(len, figures), default=0)
         for name, one in figures.items():
-            typer.echo(
-                f"{name:8} first {one['first']:7.2f}   best {one['best']:7.2f}   last {one['last']:7.2f}"
-            )
+            told = "   ".join(f"{place} {one[place]:7.2f}" for place in ("first", "best", "last"))
+            typer.echo(f"{name:{width}} {told}")
         typer.echo(verdict.text)
         for note in notes:
             typer.echo(note)

@@ -1,12 +1,14 @@
 """What a run of `vistill train` left: curves, samples and settings, and a verdict on over-fitting.
 
-The rule of the verdict, over the dev score S (CIDEr) at each validation and the curves of training steps:
+The rule of the verdict, over the dev score S by which best/ was chosen (CIDEr of captions, the mean over
+kinds of questions, recall) at each validation and the curves of training steps:
 
     S fell       its last value lies more than 2% below its best
     L falls      the mean train loss of the last validation interval lies more than 1% below that of the
                  interval that ends at the best validation
     R rises      the same for the reward of self-critical training, upwards
 
+    S fell, best at step 0      no gain: never above the model that it started from
     S fell, R rises             reward hacking: the captions please the reward and not the references
     S fell, L falls (no R)      over-fitting
     S fell, neither             fell: the model got worse in training too; a rate too high, not over-fitting
@@ -27,6 +29,8 @@ from typing import Any
 from vistill.errors import DataError
 
 MAIN = "dev/CIDEr"
+MAINS = (MAIN, "dev/mean_of_kinds", "dev/r10", "dev/spearman")
+"""Scores that best/ is chosen by, for runs that do not say which."""
 LOSS, REWARD = "train/loss", "train/reward"
 FALL = 0.02
 """Share of the best dev score by which a fall or a rise counts."""
@@ -58,6 +62,15 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Histogram:
+    """How many weights lie between the edges; there is one more edge than counts."""
+
+    step: int
+    edges: tuple[float, ...]
+    counts: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Run:
     """A run's folder as it was read."""
 
@@ -67,6 +80,15 @@ class Run:
     samples: list[Sample] = field(default_factory=list)
     best: dict[str, Any] = field(default_factory=dict)
     """Provenance of best/, with `reached`; empty before the first validation."""
+    weights: dict[str, list[Histogram]] = field(default_factory=dict)
+    """{part of the model: its learning weights at each validation}."""
+
+    @property
+    def main(self) -> str:
+        """The curve of the score by which best/ was chosen."""
+        told = self.best.get("reached", {}).get("by", "")
+        known = [name for name in MAINS if name in self.curves]
+        return f"dev/{told}" if told else (known or [MAIN])[0]
 
 
 @dataclass(frozen=True)
@@ -89,25 +111,28 @@ def read_run(folder: Path) -> Run:
     if "trainer" not in settings:
         raise DataError(f"{path} is not that of a run of `vistill train`: give the folder above best/")
     logs = folder / "logs"
-    events, table = sorted(logs.glob("**/events.out.tfevents.*")), logs / "metrics.csv"
-    if events:
-        curves, samples = read_events(logs)
-    elif table.is_file():
-        curves, samples = read_csv(table), []
+    if any(logs.glob("**/events.out.tfevents.*")):
+        curves, samples, weights = read_events(logs)
+    elif tables := sorted(logs.glob("**/metrics.csv"), key=lambda path: path.stat().st_mtime):
+        curves = join_curves([read_csv(path) for path in tables])
+        samples, weights = read_lines([path.parent for path in tables])
     else:
         raise DataError(f"{logs} holds neither TensorBoard events nor metrics.csv: train with a logger")
     if not curves:
         raise DataError(f"{logs}: nothing was logged yet")
-    kept = folder / "best" / "config.json"
-    best = _read_json(kept).get("provenance", {}) if kept.is_file() else {}
-    return Run(folder, settings, curves, samples, best)
+    kept = [path for name in ("vistill.json", "config.json") if (path := folder / "best" / name).is_file()]
+    best = _read_json(kept[0]).get("provenance", {}) if kept else {}
+    return Run(folder, settings, curves, samples, best, weights)
 
 
-def read_events(logs: Path) -> tuple[dict[str, Curve], list[Sample]]:
-    """Curves and samples of a folder of TensorBoard events; of a step logged twice the later one counts."""
+def read_events(logs: Path) -> tuple[dict[str, Curve], list[Sample], dict[str, list[Histogram]]]:
+    """Curves, samples and histograms of parts of a folder of TensorBoard events.
+
+    Of a step logged twice the later one counts.
+    """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    everything = {"scalars": 0, "tensors": 0, "images": 1, "histograms": 1}
+    everything = {"scalars": 0, "tensors": 0, "images": 1, "histograms": 0}
     board = EventAccumulator(str(logs), size_guidance=everything)
     board.Reload()
     tags = board.Tags()
@@ -123,7 +148,45 @@ def read_events(logs: Path) -> tuple[dict[str, Curve], list[Sample]]:
         texts = {e.step: e.tensor_proto.string_val[0].decode("utf-8") for e in board.Tensors(tag)}
         picture = board.Images(name)[-1].encoded_image_string if name in tags["images"] else b""
         samples.append(_sample(name.removeprefix("dev/"), texts, picture))
-    return curves, samples
+    weights: dict[str, list[Histogram]] = {}
+    for tag in tags["histograms"]:
+        part = tag.removeprefix("weights/")
+        if part == tag or "/" in part:
+            continue
+        found = {event.step: event.histogram_value for event in board.Histograms(tag)}
+        weights[part] = [  # the first bucket ends where the weights begin
+            Histogram(step, tuple(h.bucket_limit), tuple(h.bucket[1:])) for step, h in sorted(found.items())
+        ]
+    return curves, samples, weights
+
+
+def read_lines(folders: Sequence[Path]) -> tuple[list[Sample], dict[str, list[Histogram]]]:
+    """Samples and histograms beside the metrics.csv of a run's parts, oldest part first."""
+    captions: dict[str, dict[int, str]] = {}
+    last: dict[str, tuple[str, bytes]] = {}
+    weights: dict[str, dict[int, Histogram]] = {}
+    for folder in folders:
+        for line in _json_lines(folder / "samples.jsonl"):
+            captions.setdefault(line["key"], {})[line["step"]] = line["caption"]
+            picture = folder / line["picture"]
+            last[line["key"]] = line["reference"], picture.read_bytes() if picture.is_file() else b""
+        for line in _json_lines(folder / "histograms.jsonl"):
+            histogram = Histogram(line["step"], tuple(line["edges"]), tuple(line["counts"]))
+            weights.setdefault(line["name"].removeprefix("weights/"), {})[histogram.step] = histogram
+    samples = [
+        Sample(key, last[key][0], tuple(sorted(texts.items())), last[key][1])
+        for key, texts in captions.items()
+    ]
+    return samples, {name: [found[step] for step in sorted(found)] for name, found in weights.items()}
+
+
+def join_curves(parts: Sequence[Mapping[str, Curve]]) -> dict[str, Curve]:
+    """The curves of a run that was resumed, oldest part first."""
+    points: dict[str, list[tuple[int, float]]] = {}
+    for part in parts:
+        for name, curve in part.items():
+            points.setdefault(name, []).extend(zip(curve.steps, curve.values, strict=True))
+    return {name: make_curve(name, found) for name, found in points.items()}
 
 
 def read_csv(path: Path) -> dict[str, Curve]:
@@ -161,6 +224,12 @@ def judge(curves: Mapping[str, Curve], metric: str = MAIN) -> Verdict:
                 "rising", f"No over-fitting: {metric} still rose ({at}); longer training may help."
             )
         return Verdict("level", f"No over-fitting: {metric} levelled off ({at}).")
+    if dev.steps[place] == 0:
+        return Verdict(
+            "no gain",
+            f"No gain: {metric} was never above that of the model it started from ({at}), which best/ still "
+            "is; try a lower rate, let less learn, or show more pictures.",
+        )
     reward = change(curves.get(REWARD), dev, place)
     loss = change(curves.get(LOSS), dev, place)
     if reward is not None:
@@ -258,6 +327,13 @@ def _mean_between(curve: Curve, after: float, until: float) -> float | None:
 
 def _first_broken(curve: Curve) -> int:
     return next(s for s, v in zip(curve.steps, curve.values, strict=True) if not math.isfinite(v))
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    """Objects of a file of JSON lines; none if it is not there. A line that is being written is left out."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text("utf-8").split("\n")[:-1]]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

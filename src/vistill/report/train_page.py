@@ -1,8 +1,9 @@
 """The page about a training run: verdict, curves, dev captions then and now, settings."""
 
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 from vistill.errors import ImageError
@@ -14,6 +15,7 @@ from vistill.report.train import (
     MAIN,
     REWARD,
     Curve,
+    Histogram,
     Run,
     Sample,
     Verdict,
@@ -23,7 +25,7 @@ from vistill.report.train import (
 )
 from vistill.report.train import warnings as broken
 
-COLOURS = 6  # classes c0 to c5 of the page's CSS
+COLOURS = 8  # classes c0 to c7 of the page's CSS
 POINTS = 300  # of a line; more are averaged
 SMOOTH = 20  # points from which on a line is smoothed: the mean of a twentieth of them to either side
 SCALE_100 = ("dev/BLEU-4", "dev/ROUGE-L", "dev/BLEU-1")
@@ -37,17 +39,19 @@ def build_page(run: Run, verdict: Verdict) -> str:
     subtitle = (
         f"logged up to step {steps:,}, {trainer.get('max_epochs')} epochs planned, seed {trainer.get('seed')}"
     )
-    figures = [(n, f["first"], f["best"], f["last"]) for n, f in scores(run.curves).items()]
-    sections = [(name, title, made) for name, title, made in sections_of(run.curves) if made]
+    figures = [(n, f["first"], f["best"], f["last"]) for n, f in scores(run.curves, run.main).items()]
+    main = run.curves.get(run.main)
+    first = "before training" if main and main.steps[0] == 0 else "first validation"
+    sections = [(name, title, made) for name, title, made in sections_of(run.curves, run.main) if made]
+    if weights := [histogram_chart(part, found) for part, found in run.weights.items()]:
+        sections.append(("weights", "Weights that learn", weights))
     links = [("verdict", "Verdict"), *((name, title) for name, title, _ in sections)]
     links += [("samples", "Samples")] if run.samples else []
     notes = "".join(f"<li>{escape(note)}</li>" for note in broken(run.curves))
     parts = [
         f'<h2 id="verdict">Verdict: {escape(verdict.kind)}</h2><p>{escape(verdict.text)}</p>',
         f"<ul>{notes}</ul>" if notes else "",
-        f'<div class="panel">{table(("dev", "first validation", "best", "last"), figures)}</div>'
-        if figures
-        else "",
+        f'<div class="panel">{table(("dev", first, "best", "last"), figures)}</div>' if figures else "",
     ]
     for name, title, panels in sections:
         shown = "".join(render_panel(panel) for panel in panels)
@@ -55,9 +59,9 @@ def build_page(run: Run, verdict: Verdict) -> str:
     if run.samples:
         cards = "".join(sample_card(sample) for sample in run.samples)
         parts.append(
-            '<h2 id="samples">Samples</h2><p class="soft">Dev pictures with their captions at the first'
+            '<h2 id="samples">Samples</h2><p class="soft">Dev pictures with what was said at the first'
         )
-        parts[-1] += f' and the last validation.</p><div class="cards">{cards}</div>'
+        parts[-1] += f' and the last validation, and what people say.</p><div class="cards">{cards}</div>'
     parts.append(render_details("Settings", without_folders(run.settings)))
     told = ("reached", "data", "git", "environment")
     origin: dict[str, Any] = {name: run.best[name] for name in told if name in run.best}
@@ -67,8 +71,11 @@ def build_page(run: Run, verdict: Verdict) -> str:
     return document(f"Run {run.settings.get('name') or run.folder.name}", subtitle, links, parts)
 
 
-def sections_of(curves: Mapping[str, Curve]) -> list[tuple[str, str, list[Panel]]]:
-    """(anchor, title, charts): every curve stands in one of them, except `epoch`, which counts only."""
+def sections_of(curves: Mapping[str, Curve], metric: str = MAIN) -> list[tuple[str, str, list[Panel]]]:
+    """(anchor, title, charts): every curve stands in one of them, except `epoch`, which counts only.
+
+    metric: the dev score by which best/ was chosen.
+    """
     shown = {name: finite(curve) for name, curve in curves.items() if name != "epoch"}
     shown = {name: curve for name, curve in shown.items() if curve.steps}
     dev = [name for name in shown if name.startswith("dev/")]
@@ -77,28 +84,52 @@ def sections_of(curves: Mapping[str, Curve]) -> list[tuple[str, str, list[Panel]
     rates = [name for name in shown if name.startswith(RATES)]
     rest = [name for name in shown if name not in {*dev, *gradients, *train, *rates}]
     train.sort(key=lambda name: (name not in (LOSS, REWARD), name))
-    main = shown.get(MAIN)
+    main = shown.get(metric)
     best = main.steps[max(range(len(main.values)), key=lambda i: main.values[i])] if main else None
     last = last_step(curves)
 
     def panel(title: str, names: Sequence[str], mark: float | None = None) -> list[Panel]:
         return [chart(title, [shown[name] for name in names], last, mark)] if names else []
 
-    together = [name for name in SCALE_100 if name in dev]
-    others = [name for name in dev if name not in {MAIN, *together} and not name.startswith("dev/BLEU")]
     return [
         (
             "dev",
             "Dev scores",
-            panel("CIDEr", [MAIN] if MAIN in dev else [], best)
-            + panel("Other scores", together, best)
-            + [made for name in others for made in panel(short(name), [name], best)],
+            [made for title, names in dev_groups(dev, metric) for made in panel(title, names, best)],
         ),
         ("losses", "Training", [made for name in train for made in panel(short(name), [name], best)]),
         ("rates", "Learning rates", panel("Learning rates", rates)),
         ("gradients", "Gradient norms", panel("Gradient norms", gradients, best)),
         ("rest", "Others", [made for name in rest for made in panel(name, [name])]),
     ]
+
+
+def dev_groups(names: Sequence[str], metric: str) -> list[tuple[str, list[str]]]:
+    """(title, dev scores that share a chart), the one that counts first."""
+    rest = [n for n in names if n != metric and (n in SCALE_100 or not n.startswith("dev/BLEU"))]
+    groups = {
+        short(metric): [metric] if metric in names else [],
+        "Other scores": [name for name in SCALE_100 if name in rest],
+        "Recall": [name for name in rest if re.search(r"_r\d+$", name)],
+        "Variety": [name for name in rest if re.search(r"repetition|distinct", name)],
+    }
+    placed = {name for found in groups.values() for name in found}
+    left = [name for name in rest if name not in placed]
+    if metric == "dev/mean_of_kinds":
+        groups["Kinds of question"], left = left, []
+    return [*groups.items(), *((short(name), [name]) for name in left)]
+
+
+def histogram_chart(part: str, found: Sequence[Histogram]) -> Panel:
+    """How the learning weights of a part lie at the first and at the last validation."""
+    lines = []
+    for css, one in zip(("c5", "c0"), found[:1] + found[1:][-1:], strict=False):
+        middles = [(a + b) / 2 for a, b in pairwise(one.edges)]
+        counted = sum(one.counts) or 1
+        widths = [b - a for a, b in pairwise(one.edges)]
+        dense = [count / counted / (width or 1) for count, width in zip(one.counts, widths, strict=True)]
+        lines.append(Line(f"step {one.step:,}", css, middles, dense))
+    return Panel(part, legend(lines) + line_chart(lines, x="weight", y="density"))
 
 
 def last_step(curves: Mapping[str, Curve]) -> int:
@@ -167,9 +198,13 @@ def sample_card(sample: Sample) -> str:
     )
     chosen = dict.fromkeys([sample.captions[0], sample.captions[-1]]) if sample.captions else {}
     said = "".join(
-        f"<dt>step {step:,}</dt><dd>{escape(caption) or '<i>(no words)</i>'}</dd>" for step, caption in chosen
+        f"<dt>{_when(step)}</dt><dd>{escape(text) or '<i>(no words)</i>'}</dd>" for step, text in chosen
     )
     return (
         f'<figure class="card">{shown}<figcaption><dl>{said}</dl><ul><li>{escape(sample.reference)}</li></ul>'
         f'<p class="file">{escape(sample.key)}</p></figcaption></figure>'
     )
+
+
+def _when(step: int) -> str:
+    return f"step {step:,}" if step else "before training"
