@@ -21,6 +21,7 @@ PAGES = (
     "CONTRIBUTING.md",
     "docs/from-the-five.md",
     "docs/training.md",
+    "docs/finetuning.md",
     "docs/prefix.md",
     "docs/retrieval.md",
     "docs/vqa.md",
@@ -43,7 +44,7 @@ def spans() -> list[str]:
 
 
 def test_there_are_settings_to_check() -> None:
-    assert {"trainer.encoder=last-1", "datamodule.num_samples=5000", "objective=cross-entropy"} <= set(
+    assert {"trainer.freeze=last-layer", "datamodule.num_samples=5000", "objective=cross-entropy"} <= set(
         spans()
     )
 
