@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,9 @@ PICTURES, EPOCHS = 29_000, 10
 TOKENS = 16
 LABELS = 24
 """Length that the original fills labels up to."""
+
+KEEP = "keep"
+"""What comes before vistill's steps, in a process of its own."""
 
 Found = dict[str, Any]
 Step = Callable[[], float]
@@ -110,45 +113,67 @@ def original_step(folder: Path, batch: int) -> tuple[Step, tuple[int, int]]:
     return step, _counted(model)
 
 
-def own_step(folder: Path, batch: int, captions: int) -> tuple[Step, tuple[int, int], float]:
-    """A step of vistill.train; (step, parameters, seconds a picture to keep what frozen layers give)."""
-    import torch
+def prepare(folder: Path, batch: int, captions: int) -> tuple[Any, Any, Any, int]:
+    """(model, its preprocessing, data, number of frozen stages) of a run of `vistill train`.
 
-    from vistill.data.collate import Batch
-    from vistill.distill.objective import CaptionObjective, ObjectiveConfig
+    The first call for a folder keeps the features of the frozen stages there.
+    """
     from vistill.models.loading import load_model
     from vistill.train.datamodule import CaptionData, DataConfig
     from vistill.train.freeze import freeze
-    from vistill.train.optim import OptimConfig, build_optimizer
     from vistill.train.run import TrainerConfig
 
-    settings = DataConfig(
-        path=str(folder / "built"),
-        cache=str(folder / f"views-{os.getpid()}"),
-        views=1,
-        batch_size=batch,
-        captions=captions,
-    )
+    place, views = str(folder / "built"), str(folder / "views")
+    settings = DataConfig(path=place, cache=views, views=1, batch_size=batch, captions=captions)
     data = CaptionData(settings, seed=0, epochs=10_000)
     model, tokenizer, preprocess = load_model(folder / "vit-gpt2")
     model.train()
     frozen = freeze(model, TrainerConfig(freeze="last-layer").policy())
-    began = time.perf_counter()
-    data.prepare(tokenizer, model.tower, preprocess, frozen=frozen, longest=model.config.decoder.context)
-    keeping = (time.perf_counter() - began) / (len(data.train_table) + len(data.dev_table))
-    objective = CaptionObjective(ObjectiveConfig(), tokenizer, {})
+    longest = model.config.decoder.context
+    data.prepare(tokenizer, model.tower, preprocess, frozen=frozen, longest=longest)
+    return model, preprocess, data, frozen
+
+
+def keep(folder: Path, batch: int) -> Found:
+    """Keep the features; seconds a picture, without those of compiling the layers."""
+    import numpy as np
+
+    from vistill.models.compiled import compile_trunk
+    from vistill.runtime.image import preprocess
+
+    model, spec, data, frozen = prepare(folder, batch, 1)
+    run = compile_trunk(model.tower, spec.size, frozen)
+    images = data.train_table["image"][:]
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        run(np.stack([preprocess(image, spec) for image in images]))
+        times.append((time.perf_counter() - began) / len(images))
+    return {"keeping": statistics.median(times)}
+
+
+def own_step(folder: Path, batch: int, captions: int) -> tuple[Step, tuple[int, int]]:
+    """A step of `vistill train` from kept features; (step, parameters)."""
+    import torch
+
+    from vistill.distill.objective import CaptionObjective, ObjectiveConfig
+    from vistill.train.optim import OptimConfig, build_optimizer
+
+    model, _, data, _ = prepare(folder, batch, captions)
+    objective = CaptionObjective(ObjectiveConfig(), data.train_rows.tokenizer, {})
     optimizer = build_optimizer(model, OptimConfig())
-    batches: Iterator[Batch] = iter(data.train_dataloader())
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    batches = iter(data.train_dataloader())
 
     def step() -> float:
         loss = objective.total(objective(model, next(batches)))
         loss.backward()
-        torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], 1.0)
+        torch.nn.utils.clip_grad_norm_(learning, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         return float(loss.detach())
 
-    return step, _counted(model), keeping
+    return step, _counted(model)
 
 
 def _counted(model: Any) -> tuple[int, int]:
@@ -162,11 +187,11 @@ def measure_here(way: str, folder: Path, batch: int, steps: int) -> Found:
     import torch
 
     torch.manual_seed(0)
-    keeping = 0.0
-    if captions := WAYS[way]:
-        step, (total, learning), keeping = own_step(folder, batch, captions)
-    else:
-        step, (total, learning) = original_step(folder, batch)
+    if way == KEEP:
+        return keep(folder, batch)
+    captions = WAYS[way]
+    made = own_step(folder, batch, captions) if captions else original_step(folder, batch)
+    step, (total, learning) = made
     times, losses = [], []
     for _ in range(steps + 1):
         began = time.perf_counter()
@@ -174,7 +199,6 @@ def measure_here(way: str, folder: Path, batch: int, steps: int) -> Found:
         times.append(time.perf_counter() - began)
     return {
         "seconds": statistics.median(times[1:]),
-        "keeping": keeping,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "parameters": total,
         "learning": learning,
@@ -191,14 +215,13 @@ def measure(way: str, folder: Path, options: argparse.Namespace) -> Found:
     return result
 
 
-def make_page(found: dict[str, list[Found]], options: argparse.Namespace) -> str:
-    """The table as Markdown."""
+def make_page(found: dict[str, list[Found]], keeping: float, options: argparse.Namespace) -> str:
+    """The table as Markdown; keeping: seconds to keep the features of a picture."""
     hours = {}
     for way, rows in found.items():
         a_step = options.batch * (WAYS[way] or 1)
         seconds = statistics.median(row["seconds"] for row in rows) / a_step
         hours[way] = seconds * PICTURES * CAPTIONS / 3600
-    keeping = statistics.median(row["keeping"] for way, rows in found.items() if WAYS[way] for row in rows)
     lines = [
         "# Fine-tuning ViT-GPT2",
         "",
@@ -250,7 +273,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="of a round, after one that is not counted")
     parser.add_argument("--tiny", action="store_true", help="a small network, to try it out")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.name}")
-    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--way", choices=[*WAYS, KEEP], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.way:
@@ -258,13 +281,14 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         write_data(Path(scratch), 2 * options.batch, options.tiny)
+        keeping = float(measure(KEEP, Path(scratch), options)["keeping"])
         found: dict[str, list[Found]] = {way: [] for way in WAYS}
         for turn in range(options.rounds):
             for way, rows in found.items():
                 rows.append(measure(way, Path(scratch), options))
                 told = f"{rows[-1]['seconds']:.2f} s/step, {rows[-1]['peak_mb']:.0f} MB"
                 print(f"round {turn + 1}, {way}: {told}", file=sys.stderr, flush=True)
-    page = make_page(found, options)
+    page = make_page(found, keeping, options)
     print(page)
     if options.write:
         PAGE.write_text(page, "utf-8")
