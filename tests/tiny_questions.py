@@ -1,11 +1,15 @@
-"""Questions about coloured shapes, in the layout of DAQUAR: several a picture, one with two answers."""
+"""Questions about coloured shapes, in the layout of DAQUAR: several a picture, one with two answers.
+
+And about grey patterns, in that of VQA-RAD: a closed and an open one a picture.
+"""
 
 import csv
+import json
 import random
 from pathlib import Path
 
-from PIL import Image, ImageDraw
-from tests.tiny import COLOURS, SHAPES
+from PIL import Image
+from tests.tiny import draw_shape
 
 from vistill.data.dataset import BuildConfig, build
 
@@ -16,14 +20,8 @@ def write_daquar(root: Path, pictures: int = 24, name: str = "image") -> Path:
     draw = random.Random(name)
     rows = []
     for number in range(pictures):
-        colour, shape = draw.choice(list(COLOURS)), draw.choice(SHAPES)
-        image = Image.new("RGB", (72, 64), tuple(draw.randrange(90, 160) for _ in range(3)))
-        x, y, size = draw.randrange(40), draw.randrange(30), draw.randrange(16, 32)
-        pen = ImageDraw.Draw(image)
-        paint = pen.ellipse if shape == "circle" else pen.rectangle
-        paint((x, y, x + size, y + size), fill=COLOURS[colour])
+        image, colour, shape, side = draw_shape(draw, (72, 64), (16, 32))
         image.save(root / "images" / f"{name}{number}.png")
-        side = "left" if x < 20 else "right"
         asked = [
             (f"What color is the {shape}?", colour),
             ("what is there", f"{colour}, {shape}"),
@@ -42,3 +40,21 @@ def build_questions(folder: Path, pictures: int = 24, name: str = "image") -> Pa
     out = folder / f"questions-{folder.name}"
     build("daquar", root, out, BuildConfig(near_duplicates=None, options={"dev_fraction": 0.25}))
     return out
+
+
+def write_vqa_rad(root: Path, pictures: int = 8) -> Path:
+    """Grey patterns, each with a closed and an open question that both begin with "is"."""
+    (root / "images").mkdir(parents=True)
+    rows = []
+    for number in range(pictures):
+        name = f"synpic{number}.jpg"
+        pattern = random.Random(number).randbytes(64)
+        Image.frombytes("L", (8, 8), pattern).resize((64, 64), Image.Resampling.NEAREST).save(
+            root / "images" / name
+        )
+        about = {"image_name": name, "question": "Is it the lung?", "answer": "Yes", "answer_type": "CLOSED "}
+        rows.append(about | {"qid": 2 * number})
+        about |= {"question": "Is this chest or head?", "answer": "Chest", "answer_type": "OPEN"}
+        rows.append(about | {"qid": 2 * number + 1})
+    (root / "VQA_RAD Dataset Public.json").write_text(json.dumps(rows))
+    return root

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
 from tests.tiny import build_data
+from tests.tiny_questions import write_vqa_rad
 
 from vistill.cli.main import main
 from vistill.data.dataset import open_split
@@ -53,17 +53,7 @@ def test_questions_then_blind(
 def test_open_and_closed_questions_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    raw, out = tmp_path / "vqa_rad", tmp_path / "built"
-    (raw / "images").mkdir(parents=True)
-    rows = []
-    for number in range(8):
-        name = f"synpic{number}.jpg"
-        Image.new("L", (40, 40), 30 * number).save(raw / "images" / name)
-        about = {"image_name": name, "answer_type": "CLOSED ", "question": "Is it the lung?", "answer": "Yes"}
-        rows.append(about | {"qid": 2 * number})
-        shown = {"question": "Is this chest or head?", "answer": "Chest", "answer_type": "OPEN"}
-        rows.append(about | shown | {"qid": 2 * number + 1})
-    (raw / "VQA_RAD Dataset Public.json").write_text(json.dumps(rows))
+    raw, out = write_vqa_rad(tmp_path / "vqa_rad"), tmp_path / "built"
     words = ("--dev-fraction", 0.5, "--near-duplicates", -1)
     assert run(monkeypatch, "data", "build", "vqa_rad", raw, "--out", out, *words) == 0
     capsys.readouterr()
