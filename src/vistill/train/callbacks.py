@@ -181,6 +181,8 @@ class KeepLast(Callback):
         self._save(trainer)
 
     def _save(self, trainer: L.Trainer) -> None:
+        for logger in trainer.loggers:
+            logger.save()  # what was logged up to here, which a resumed run does not log again
         temporary = self.path.with_suffix(".part")
         trainer.save_checkpoint(temporary, weights_only=False)  # the optimiser too
         if trainer.is_global_zero:

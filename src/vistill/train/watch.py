@@ -4,7 +4,9 @@ Every logger but `none` leaves what `vistill report train` reads: TensorBoard it
 beside `metrics.csv` in RUN/logs.
 """
 
+import csv
 import importlib
+import io
 import json
 import uuid
 from collections.abc import Iterable, Sequence
@@ -24,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from vistill.errors import ConfigError
+from vistill.files import write_text
 from vistill.train.freeze import parts_of
 
 LOGGERS = ("tensorboard", "csv", "wandb", "trackio", "none")
@@ -62,9 +65,9 @@ def build_loggers(kind: str, folder: Path, name: str, settings: dict[str, Any]) 
         return []
     if kind == "tensorboard":
         return [TensorBoardLogger(save_dir=str(folder), name="logs", version="")]
-    csv = CSVLogger(str(folder), "logs", _next_part(folder / "logs"), flush_logs_every_n_steps=10)
+    table = WholeCsvLogger(str(folder), "logs", _next_part(folder / "logs"), flush_logs_every_n_steps=10)
     if kind == "csv":
-        return [csv]
+        return [table]
     try:
         package = importlib.import_module(kind)
     except ImportError as error:
@@ -74,12 +77,12 @@ def build_loggers(kind: str, folder: Path, name: str, settings: dict[str, Any]) 
         ) from error
     told = _without_folders(settings)
     if kind == "trackio":
-        return [TrackioLogger(package, name, told), csv]
+        return [TrackioLogger(package, name, told), table]
     quiet = package.Settings(x_disable_meta=True)  # the words of the command line hold folders
     wandb = WandbLogger(
         name, folder, id=_kept_id(folder), project=PROJECT, config=told, log_model=False, settings=quiet
     )
-    return [wandb, csv]
+    return [wandb, table]
 
 
 def _without_folders(settings: dict[str, Any]) -> dict[str, Any]:
@@ -107,6 +110,23 @@ def _kept_id(folder: Path) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(uuid.uuid4().hex)
     return path.read_text()
+
+
+class WholeCsvLogger(CSVLogger):
+    """Lightning's, but the file is replaced whole: a run killed while a column is added would lose it all."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        writer = self.experiment
+        rows, writer.metrics = writer.metrics, []
+        path = Path(writer.metrics_file_path)
+        kept = list(csv.DictReader(io.StringIO(path.read_text()))) if path.is_file() else []
+        if rows:
+            out = io.StringIO(newline="")
+            table = csv.DictWriter(out, sorted({key for row in (*kept, *rows) for key in row}))
+            table.writeheader()
+            table.writerows([*kept, *rows])
+            write_text(path, out.getvalue())
 
 
 class TrackioLogger(Logger):
