@@ -83,8 +83,8 @@ def train(
     else:
         width = max(map(len, figures), default=0)
         for name, one in figures.items():
-            told = "   ".join(f"{place} {one[place]:7.2f}" for place in ("first", "best", "last"))
-            typer.echo(f"{name:{width}} {told}")
+            line = "   ".join(f"{place} {one[place]:7.2f}" for place in ("first", "best", "last"))
+            typer.echo(f"{name:{width}} {line}")
         typer.echo(verdict.text)
         for note in notes:
             typer.echo(note)

@@ -123,7 +123,7 @@ def dev_groups(names: Sequence[str], metric: str) -> list[tuple[str, list[str]]]
 def histogram_chart(part: str, found: Sequence[Histogram]) -> Panel:
     """How the learning weights of a part lie at the first and at the last validation."""
     lines = []
-    for css, one in zip(("c5", "c0"), found[:1] + found[1:][-1:], strict=False):
+    for css, one in zip(("c5", "c0"), (*found[:1], *found[1:][-1:]), strict=False):
         middles = [(a + b) / 2 for a, b in pairwise(one.edges)]
         counted = sum(one.counts) or 1
         widths = [b - a for a, b in pairwise(one.edges)]

@@ -203,7 +203,7 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor | None:
 def drawn(parameter: Tensor) -> NDArray[np.float32]:
     """At most `VALUES` of a tensor's values, evenly spaced."""
     flat = parameter.detach().flatten()
-    return flat[:: max(1, -(-len(flat) // VALUES))].float().cpu().numpy()  # type: ignore[no-any-return]
+    return flat[:: max(1, -(-len(flat) // VALUES))].float().cpu().numpy()
 
 
 def show_histograms(loggers: Sequence[Any], found: dict[str, NDArray[np.float32]], step: int) -> None:
