@@ -22,8 +22,9 @@ def test_defaults_groups_and_overrides() -> None:
 
 @pytest.mark.parametrize("name", experiments())
 def test_every_experiment_composes_and_can_be_overridden(name: str) -> None:
-    config = compose_train([f"experiment={name}", "trainer.max_epochs=1", "datamodule.batch_size=2"])
-    assert config.name == name
+    once = ("trainer.max_epochs=1", "trainer.validate_every=1")
+    config = compose_train([f"experiment={name}", *once, "datamodule.batch_size=2"])
+    assert config.name == {"finetune": "mine"}.get(name, name)
     assert (config.trainer.max_epochs, config.datamodule.batch_size) == (1, 2)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.killing import run_and_kill
 from tests.tiny import build_data
 from tests.tiny_questions import build_questions
 
@@ -28,10 +29,13 @@ WORDS = (
 )
 
 
-def _train(folder: Path, name: str, *words: str) -> str:
-    code = "from vistill.cli.main import main; main()"
+def _command(folder: Path, name: str, *words: str) -> list[str]:
     given = (f"out={folder}", f"name={name}", f"datamodule.cache={folder}/{name}-views", *WORDS, *words)
-    done = subprocess.run([sys.executable, "-c", code, "train", *given], capture_output=True, text=True)
+    return [sys.executable, "-m", "vistill", "train", *given]
+
+
+def _train(folder: Path, name: str, *words: str) -> str:
+    done = subprocess.run(_command(folder, name, *words), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stderr
 
@@ -74,7 +78,7 @@ def test_an_answerer_begins_with_a_captioner(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_stopped_run_goes_on_and_two_data_sets_are_one(tmp_path: Path) -> None:
+def test_a_killed_run_ends_like_a_whole_one_and_two_data_sets_are_one(tmp_path: Path) -> None:
     first = build_questions(tmp_path / "a", 16)
     (tmp_path / "b").mkdir()
     second = build_questions(tmp_path / "b", 12, name="room")
@@ -85,10 +89,15 @@ def test_a_stopped_run_goes_on_and_two_data_sets_are_one(tmp_path: Path) -> None
     whole = _train(tmp_path, "whole", *words, "trainer.max_epochs=2")
     assert "epoch 2 step 10" in whole, "12 and 9 pictures are 5 batches"
     assert {folder.name for folder in (tmp_path / "whole-views").iterdir()} == {"questions-a", "questions-b"}
-    state = torch.load(tmp_path / "whole" / "last.ckpt", weights_only=True)
-    _train(tmp_path, "whole", *words, "trainer.max_epochs=2", "--resume")
-    again = torch.load(tmp_path / "whole" / "last.ckpt", weights_only=True)
-    assert all(torch.equal(value, again["state_dict"][name]) for name, value in state["state_dict"].items())
+    more = (*words, "trainer.max_epochs=2", "trainer.checkpoint_every=1")
+    last = tmp_path / "killed" / "last.ckpt"
+    assert run_and_kill(_command(tmp_path, "killed", *more), last, 3), "over before it could be killed"
+    _train(tmp_path, "killed", *more, "--resume")
+    ended = [
+        torch.load(tmp_path / name / "last.ckpt", weights_only=True)["state_dict"]
+        for name in ("whole", "killed")
+    ]
+    assert all(torch.equal(value, ended[1][name]) for name, value in ended[0].items())
 
 
 def test_scores_are_by_kind_and_the_mean_of_kinds_counts_each_once() -> None:
