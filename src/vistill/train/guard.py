@@ -18,7 +18,7 @@ from vistill.train.watch import gradient_norm
 REPETITION, DISTINCT = "repetition", "distinct-2"
 """Scores in hundredths: captions that repeat a word or a pair of words; different pairs among all pairs."""
 MUCH_REPETITION = 10.0
-"""Of the captions of people 2% do (Flickr8k), of good captioners fewer."""
+"""Of the captions of people 6% do, of those of the captioner in the package 8% (Flickr8k dev)."""
 FIRST, LATER, RISE = 5, 50, 1.5
 """The mean loss of FIRST steps may not be RISE times that of the first ones during the first LATER steps."""
 
