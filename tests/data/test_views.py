@@ -28,7 +28,13 @@ def _tower(seed: int = 0) -> VisionTower:
 
 
 def _build(
-    folder: Path, data: Path, *, seed: int = 0, spec: AugmentSpec | None = None, views: int = 2
+    folder: Path,
+    data: Path,
+    *,
+    seed: int = 0,
+    spec: AugmentSpec | None = None,
+    views: int = 2,
+    drawn: int = 5,
 ) -> Views:
     return build_views(
         folder,
@@ -38,7 +44,7 @@ def _build(
         spec or AugmentSpec(),
         stages=3,
         views={"train": views},
-        seed=5,
+        seed=drawn,
     )
 
 
@@ -79,3 +85,13 @@ def test_features_of_something_else_are_refused(tmp_path: Path, data: Path) -> N
         _build(folder, data, spec=replace(AugmentSpec(), flip=0.1))
     with pytest.raises(DataError, match="other pictures"):
         _build(folder, build_data(tmp_path / "other", train=9, dev=2))
+
+
+def test_the_clean_view_is_of_any_seed(tmp_path: Path, data: Path) -> None:
+    folder = tmp_path / "v"
+    stamp = _build(folder, data, views=1).features("train", 0).tobytes()
+    assert _build(folder, data, views=1, drawn=6).features("train", 0).tobytes() == stamp
+    _build(folder, data, views=2, drawn=6)
+    _build(folder, data, views=1, drawn=7)
+    with pytest.raises(DataError, match="another seed"):
+        _build(folder, data, views=2, drawn=7)

@@ -197,7 +197,7 @@ def test_a_cache_of_clip_embeddings(specs: dict[str, str], tmp_path: Path) -> No
 
 def test_what_cannot_teach_is_named(specs: dict[str, str], tmp_path: Path) -> None:
     captioner = save_checkpoint(tmp_path / "captioner")
-    with pytest.raises(ConfigError, match="clip is no vistill checkpoint folder"):
+    with pytest.raises(ConfigError, match="kind 'clip' makes no captions"):
         load_teacher(f"{captioner}+{specs['clip']}")
     with pytest.raises(ConfigError, match="nowhere"):
         load_text_teacher(str(tmp_path / "nowhere"))

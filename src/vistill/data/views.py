@@ -104,9 +104,8 @@ def build_views(
     if tables is None:
         tables = {split: open_split(data, split) for split in views}
     folder.mkdir(parents=True, exist_ok=True)
-    seed_of = seed if any(count > 1 for count in views.values()) else 0  # the clean view is not drawn
-    key = ViewsKey(weights_hash(_trunk(tower, stages)), preprocess.hash(), asdict(spec), stages, seed_of)
-    _check_or_write_key(folder, key)
+    key = ViewsKey(weights_hash(_trunk(tower, stages)), preprocess.hash(), asdict(spec), stages, seed)
+    _check_or_write_key(folder, key, drawn=any(count > 1 for count in views.values()))
     for split in views:
         _check_or_write_rows(folder, data, split, tables[split])
     todo = [
@@ -182,7 +181,8 @@ def _trunk(tower: VisionTower, stages: int) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in tensors.items() if id(tensor) in inside}
 
 
-def _check_or_write_key(folder: Path, key: ViewsKey) -> None:
+def _check_or_write_key(folder: Path, key: ViewsKey, *, drawn: bool) -> None:
+    """`drawn`: views beside the clean one are wanted; only they depend on the seed."""
     path = folder / "key.json"
     if not path.is_file():
         write_json(path, asdict(key))
@@ -190,6 +190,12 @@ def _check_or_write_key(folder: Path, key: ViewsKey) -> None:
     stored = json.loads(path.read_text())
     ours = json.loads(json.dumps(asdict(key)))
     different = [name for name in ours if stored.get(name) != ours[name]]
+    if different == ["seed"] and not drawn:
+        return
+    kept = {path.name[-6:-4] for path in folder.glob("*-[0-9][0-9].npy")}
+    if different == ["seed"] and kept <= {"00"}:
+        write_json(path, asdict(key))
+        return
     if different:
         raise DataError(
             f"{folder} keeps features with another {', '.join(different)}; choose another folder or remove it"
