@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,9 @@ def test_runs_are_made_one_by_one_and_end_in_a_page_and_a_picture(script: Any, t
     built = build_data(tmp_path)
     captions = [text for row in open_split(built, "train")["captions"] for text in row]
     tokenizer = train_tokenizer(captions[:8], TokenizerConfig(min_count=1))
-    model = Captioner(tiny_config(vocab=tokenizer.get_vocab_size()))
+    config = tiny_config(vocab=tokenizer.get_vocab_size())
+    long = replace(config.decoder, context=script.GREEDY.max_new_tokens)
+    model = Captioner(replace(config, decoder=long))
     save_captioner(tmp_path / "start", model, tokenizer, {})
     words = [
         str(tmp_path / "start"),
