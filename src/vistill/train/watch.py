@@ -117,16 +117,13 @@ class WholeCsvLogger(CSVLogger):
 
     @rank_zero_only
     def save(self) -> None:
-        writer = self.experiment
-        rows, writer.metrics = writer.metrics, []
-        path = Path(writer.metrics_file_path)
-        kept = list(csv.DictReader(io.StringIO(path.read_text()))) if path.is_file() else []
+        rows = self.experiment.metrics  # all of this process: nothing here takes them away
         if rows:
             out = io.StringIO(newline="")
-            table = csv.DictWriter(out, sorted({key for row in (*kept, *rows) for key in row}))
+            table = csv.DictWriter(out, sorted({key for row in rows for key in row}))
             table.writeheader()
-            table.writerows([*kept, *rows])
-            write_text(path, out.getvalue())
+            table.writerows(rows)
+            write_text(Path(self.experiment.metrics_file_path), out.getvalue())
 
 
 class TrackioLogger(Logger):
