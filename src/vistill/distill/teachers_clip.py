@@ -37,7 +37,7 @@ from vistill.models.clip import KIND as CLIP
 from vistill.models.clip import ClipDual
 from vistill.models.dual import load_dual
 from vistill.models.folder import is_ours
-from vistill.models.loading import load_dual_model
+from vistill.models.loading import load_dual_model, require_learned
 from vistill.models.sentence import SentenceEncoder, load_sentence_encoder
 from vistill.models.torchvision_repair import repair_torchvision
 from vistill.runtime.image import to_array
@@ -104,6 +104,7 @@ class DualTexts:
     """The text side of CLIP or of a dual-encoder checkpoint as a teacher."""
 
     def __init__(self, source: str, device: str = "cpu") -> None:
+        require_learned(source, "text")
         model, self.tokenizer, _ = load_dual_model(source)
         self.model = model.to(device).requires_grad_(False)
         self.embed = model.text_embeds if isinstance(model, ClipDual) else model.encode_text
@@ -194,6 +195,7 @@ def clip_teacher(source: str, device: str = "cpu") -> PictureTeacher:
     repair_torchvision()
     from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
+    require_learned(source, "image")
     model, info = load_part(CLIPModel, source, dtype=torch.float32, output_loading_info=True)
     require_all_weights(info, f"teacher {source!r}")
     model.to(device).eval().requires_grad_(False)
@@ -217,6 +219,7 @@ def clip_teacher(source: str, device: str = "cpu") -> PictureTeacher:
 
 def dual_teacher(folder: Path, device: str = "cpu") -> PictureTeacher:
     """The picture side of a dual-encoder checkpoint. Raises BundleError for a broken folder."""
+    require_learned(folder, "image")
     model, tokenizer, preprocess = load_dual(folder)
     model.to(device).requires_grad_(False)
 

@@ -1,11 +1,9 @@
 """A dual encoder -> an embedder bundle: vision.onnx, text.onnx, the tokenizer."""
 
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,8 +27,8 @@ from vistill.export.onnx import export_image, export_text
 from vistill.export.parity import Picture
 from vistill.metrics.retrieval import retrieval_scores
 from vistill.models import clip, dual
-from vistill.models.folder import SIDE, config_of
-from vistill.models.loading import AnyDual, load_dual_model
+from vistill.models.folder import config_of
+from vistill.models.loading import AnyDual, dual_provenance, load_dual_model, require_learned
 from vistill.runtime.bundle import EMBEDDER, FILES, Manifest
 from vistill.runtime.sessions import EmbeddingSession
 from vistill.runtime.texts import encode_texts, text_marks
@@ -93,7 +91,8 @@ def export_dual(
     refuse_existing(out, replace_existing)
     checkpoint = find_checkpoint(checkpoint)
     model, tokenizer, spec = load_dual_model(checkpoint)
-    provenance = _provenance(checkpoint)
+    require_learned(checkpoint, "image", "text")
+    provenance = dual_provenance(checkpoint)
     pictures = check_pictures(config, spec)
     begin, end = text_marks(tokenizer)
     others = {mark: tokenizer.token_to_id(f"<{mark}>") for mark in ("pad", "unk")}
@@ -226,16 +225,6 @@ def _padded(rows: Sequence[Ints]) -> Ints:
     for place, row in zip(out, rows, strict=True):
         place[: len(row)] = row
     return out
-
-
-def _provenance(checkpoint: Path) -> dict[str, Any]:
-    """What the folder says about its origin; nothing of a CLIP that others made."""
-    for path in (checkpoint / "config.json", checkpoint / SIDE):
-        raw = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-        if "provenance" in raw:
-            found: dict[str, Any] = raw["provenance"]
-            return found
-    return {}
 
 
 def _refuse_error(error: float) -> None:

@@ -1,6 +1,6 @@
 """The retriever: a picture tower and a text tower into one space, where cosine says what belongs together.
 
-    pixels -> ImageEmbedder (any timm tower)          -> [B, E], unit norm
+    pixels -> ImageTower (any timm tower, projection)  -> [B, E], unit norm
     tokens -> TextTower (small transformer), text_head -> [B, E], unit norm
 
 Either tower is trained on its own against a teacher's vectors, or both together. Texts become tokens by
@@ -23,9 +23,9 @@ from vistill.files import replacing
 from vistill.models.adopt import shift_tokenizer
 from vistill.models.folder import load_weights, read_config, write_config
 from vistill.models.mapper import EncoderLayer
-from vistill.models.sentence import EmbedderConfig, ImageEmbedder, SentenceEncoder
+from vistill.models.sentence import SentenceEncoder
 from vistill.models.tokens import PAD
-from vistill.models.vision import VisionConfig
+from vistill.models.vision import VisionConfig, VisionTower
 from vistill.runtime.image import Preprocess
 
 KIND = "dual-encoder"
@@ -77,11 +77,30 @@ class DualConfig:
     """Dropout on the picture's pooled features."""
 
     def __post_init__(self) -> None:
-        self.image()  # says what is wrong with its part
+        if self.width < 1 or self.hidden < 0:
+            raise ConfigError("model: width must be at least 1 and hidden 0 or more")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"model.dropout={self.dropout}: must be in [0, 1)")
 
-    def image(self) -> EmbedderConfig:
-        """The settings of the picture side alone."""
-        return EmbedderConfig(self.vision, self.width, self.hidden, self.dropout)
+
+class ImageTower(nn.Module):
+    """Pictures to unit vectors: tower, mean over patches, norm, projection."""
+
+    def __init__(self, config: DualConfig, *, pretrained: bool = False) -> None:
+        super().__init__()
+        self.tower = VisionTower(config.vision, pretrained=pretrained)
+        self.norm = nn.LayerNorm(self.tower.width)
+        self.dropout = nn.Dropout(config.dropout)
+        if config.hidden:
+            into, out = nn.Linear(self.tower.width, config.hidden), nn.Linear(config.hidden, config.width)
+            self.project: nn.Module = nn.Sequential(into, nn.GELU(), out)
+        else:
+            self.project = nn.Linear(self.tower.width, config.width)
+
+    def forward(self, pixels: Tensor, start: int = 0) -> Tensor:
+        """pixels [B, 3, H, W] (or the output of `tower.trunk(pixels, start)`) -> [B, E], each of length 1."""
+        pooled = self.norm(self.tower(pixels, start).mean(1))
+        return F.normalize(self.project(self.dropout(pooled)), dim=-1)
 
 
 class TextTower(nn.Module):
@@ -125,7 +144,7 @@ class DualEncoder(nn.Module):
     def __init__(self, config: DualConfig, *, pretrained: bool = False) -> None:
         super().__init__()
         self.config = config
-        self.image = ImageEmbedder(config.image(), pretrained=pretrained)
+        self.image = ImageTower(config, pretrained=pretrained)
         self.text = TextTower(config.text)
         self.text_head = nn.Linear(config.text.width, config.width)
         self.logit_scale = nn.Parameter(torch.tensor(FIRST_SCALE))

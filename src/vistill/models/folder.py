@@ -69,9 +69,9 @@ def is_ours(folder: Path) -> bool:
     return "kind" in config_of(folder)
 
 
-def config_of(folder: Path) -> dict[str, Any]:
-    """config.json of any folder, {} where there is none. Raises BundleError if it is not JSON."""
-    path = folder / "config.json"
+def config_of(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    """config.json (or `name`) of any folder, {} where there is none. Raises BundleError if it is not JSON."""
+    path = folder / name
     if not path.is_file():
         return {}
     try:

@@ -6,6 +6,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from vistill.errors import BundleError
 from vistill.models import checkpoint, prefix_checkpoint, pretrained
 from vistill.models.captioner import Captioner
 from vistill.models.clip import ClipDual, load_clip, save_clip
@@ -72,6 +73,26 @@ def load_dual_model(source: Path | str) -> tuple[AnyDual, Tokenizer, Preprocess]
     Raises BundleError, naming the file, if something is missing, broken or of another format.
     """
     return load_dual(source) if is_ours(Path(source)) else load_clip(source)
+
+
+def dual_provenance(folder: Path) -> dict[str, Any]:
+    """What the folder of a dual encoder says about its origin; nothing of a CLIP that others made."""
+    name = SIDE if (folder / SIDE).is_file() else "config.json"
+    found: dict[str, Any] = config_of(folder, name).get("provenance", {})
+    return found
+
+
+def require_learned(source: Path | str, *sides: str) -> None:
+    """Raise BundleError if one of `sides` (image, text) of a dual encoder has the weights it was born with.
+
+    Towers are trained one by one: a run with towers=image and a new text side leaves that one as it is.
+    """
+    folder = Path(source)
+    if found := sorted(set(dual_provenance(folder).get("untrained", ())) & set(sides)):
+        raise BundleError(
+            f"{source}: its {' and '.join(found)} side has never learned; its embeddings mean nothing. Take "
+            "that side from another model (--texts of evaluate), or join both: image_from, text_from of a run"
+        )
 
 
 def save_dual_model(folder: Path, model: AnyDual, tokenizer: Tokenizer, provenance: dict[str, Any]) -> None:

