@@ -10,6 +10,14 @@ BUNDLE = ROOT / "src" / "vistill" / "bundles" / "captioner"
 NO_DATA = "VISTILL_DATA does not name the folder of the real data sets"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the process that gathers results import what their warnings name (Lightning, by torchvision)."""
+    if config.getoption("numprocesses", None):
+        from vistill.models.torchvision_repair import repair_torchvision
+
+        repair_torchvision()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip tests marked `data` where the data sets are absent."""
     if os.environ.get("VISTILL_DATA"):

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from vistill.files import atomic_file, write_json, write_text
+from vistill.files import atomic_file, best_of, best_of_each, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -28,3 +28,14 @@ def test_lone_surrogates_survive(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "a.json").read_text("utf-8")) == {"name": "x\udc80ü"}
     write_text(tmp_path / "a.txt", "x\udc80ü")
     assert (tmp_path / "a.txt").read_text("utf-8") == "x\\udc80ü"
+
+
+def test_the_folder_of_a_run_is_that_of_its_best_model(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "best").mkdir(parents=True)
+    assert best_of(run) == run, "nothing is kept there yet"
+    for folder in (run, run / "best"):
+        (folder / "config.json").write_text("{}")
+    assert best_of(run) == best_of(run / "best") == run / "best"
+    assert best_of_each(f"{run} + {run}/best") == f"{run}/best+{run}/best"
+    assert best_of_each("somebody/model+minilm") == "somebody/model+minilm"

@@ -45,6 +45,19 @@ def replacing(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def best_of(folder: Path) -> Path:
+    """`folder/best` where `folder` is that of a run (which has a config.json of its own), else `folder`."""
+    best = folder / "best"
+    return best if (best / "config.json").is_file() else folder
+
+
+def best_of_each(places: str) -> str:
+    """`best_of` for a place, or for several joined with `+`; names of the hub stay as they are."""
+    if "+" in places and not Path(places).exists():
+        return "+".join(best_of_each(part.strip()) for part in places.split("+"))
+    return str(best_of(Path(places))) if Path(places).is_dir() else places
+
+
 def sync_file(path: Path) -> None:
     """Make what a file holds durable."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -170,6 +170,7 @@ def test_an_older_bundle_is_kept_unless_asked(exported: Exported, tmp_path: Path
 
 def test_the_folder_of_a_run_is_taken_by_its_best_checkpoint(exported: Exported, tmp_path: Path) -> None:
     shutil.copytree(exported.checkpoint, tmp_path / "run" / "best")
+    (tmp_path / "run" / "config.json").write_text('{"name": "tiny", "out": "runs"}')  # settings of the run
     assert export_captioner(tmp_path / "run", tmp_path / "bundle", ExportConfig(threads=1)).name == "tiny-run"
 
 

@@ -24,7 +24,6 @@ from vistill.models.vision import VisionConfig
 from vistill.report.retrieval import (
     BATCH,
     Side,
-    best_of,
     open_sides,
     prediction_lines,
     retrieve,
@@ -180,8 +179,6 @@ def test_a_bundle_is_scored_with_its_own_texts(data: Path, bundle: Path) -> None
 def test_a_checkpoint_is_found_in_its_run_and_may_be_joined(data: Path, checkpoint: Path) -> None:
     rows = open_split(data, "dev").select(range(5))
     run = checkpoint.parent
-    assert best_of(str(run)) == str(checkpoint)
-    assert best_of(f"{run}+{run}") == f"{checkpoint}+{checkpoint}"
     eyes, words = open_sides(str(run), threads=1)
     assert (eyes.kind, words.kind) == ("dual-encoder", "dual-encoder-text")
     assert eyes.parameters is not None

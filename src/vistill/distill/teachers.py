@@ -21,6 +21,7 @@ from typing import Any
 
 from vistill.distill.answers import Teacher
 from vistill.errors import ConfigError
+from vistill.files import best_of_each
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -35,6 +36,7 @@ def load_teacher(spec: str, device: str = "cpu", prompt: str = "") -> Teacher:
         from vistill.distill.teachers_remote import RemoteConfig, RemoteTeacher
 
         return RemoteTeacher(spec, RemoteConfig(prompt=prompt) if prompt else RemoteConfig())
+    spec = best_of_each(spec)
     folder = Path(spec)
     if not folder.exists() and "+" in spec:
         folders = [Path(part.strip()) for part in spec.split("+")]

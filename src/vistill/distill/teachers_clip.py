@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from vistill.distill.answers import Answer, Ask, Teacher, TeacherIdentity, check_able
 from vistill.distill.teachers_common import array, settings_hash, tokenizer_hash
 from vistill.distill.teachers_pretrained import identify, image_settings, load_part
+from vistill.files import best_of_each
 from vistill.models.adopt import require_all_weights
 from vistill.models.captioner import parameter_count
 from vistill.models.checkpoint import weights_hash
@@ -62,6 +63,7 @@ def load_text_teacher(spec: str, device: str = "cpu") -> TextTeacher:
 
     Raises ConfigError (or BundleError for broken files), saying what was looked for.
     """
+    spec = best_of_each(spec)
     if "+" in spec and not Path(spec).exists():
         return TextEnsemble([load_text_teacher(part.strip(), device) for part in spec.split("+")])
     if spec == MINILM:

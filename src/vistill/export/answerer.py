@@ -17,7 +17,6 @@ from vistill.export.common import (
     Report,
     chosen_search,
     described,
-    find_checkpoint,
     name_of,
     publish,
     quantized,
@@ -26,6 +25,7 @@ from vistill.export.common import (
 )
 from vistill.export.onnx import export_vision, name_pairs, write_graph
 from vistill.export.parity import likeliest
+from vistill.files import best_of
 from vistill.metrics.vqa_baselines import Asked
 from vistill.models.answerer import PromptedStepper, of_questions
 from vistill.models.captioner import Captioner
@@ -155,7 +155,7 @@ def export_answerer(
     `export_captioner` does.
     """
     refuse_existing(out, replace_existing)
-    checkpoint = find_checkpoint(checkpoint)
+    checkpoint = best_of(checkpoint)
     model, tokenizer, _, spec = load_answerer(checkpoint)
     provenance = read_config(checkpoint, KIND).get("provenance", {})
     search = chosen_search(provenance, config)

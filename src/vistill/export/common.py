@@ -70,12 +70,6 @@ class ExportConfig:
             raise ConfigError(f"check_pictures={self.check_pictures}: must not be negative")
 
 
-def find_checkpoint(folder: Path) -> Path:
-    """`folder`, or `folder/best` if it is the folder of a run."""
-    best = folder / "best"
-    return best if not (folder / "config.json").is_file() and (best / "config.json").is_file() else folder
-
-
 def refuse_existing(out: Path, replace_existing: bool) -> None:
     """Raise BundleError if something lies at `out` that must not be replaced."""
     if out.exists() and not replace_existing:

@@ -16,7 +16,6 @@ from vistill.export.common import (
     Report,
     check_pictures,
     described,
-    find_checkpoint,
     name_of,
     publish,
     quantized,
@@ -25,6 +24,7 @@ from vistill.export.common import (
 )
 from vistill.export.onnx import export_image, export_text
 from vistill.export.parity import Picture
+from vistill.files import best_of
 from vistill.metrics.retrieval import retrieval_scores
 from vistill.models import clip, dual
 from vistill.models.folder import config_of
@@ -89,7 +89,7 @@ def export_dual(
     figures, if the bundle is further from the checkpoint than the tolerances.
     """
     refuse_existing(out, replace_existing)
-    checkpoint = find_checkpoint(checkpoint)
+    checkpoint = best_of(checkpoint)
     model, tokenizer, spec = load_dual_model(checkpoint)
     require_learned(checkpoint, "image", "text")
     provenance = dual_provenance(checkpoint)

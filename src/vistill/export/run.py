@@ -14,7 +14,6 @@ from vistill.export.common import (
     check_pictures,
     chosen_search,
     described,
-    find_checkpoint,
     name_of,
     publish,
     quantized,
@@ -24,6 +23,7 @@ from vistill.export.common import (
 from vistill.export.dual import export_dual, is_dual
 from vistill.export.onnx import export_decoder, export_vision
 from vistill.export.parity import Parity, compare, logit_error, onnx_start, torch_start
+from vistill.files import best_of
 from vistill.models.checkpoint import ANSWERER
 from vistill.models.loading import load_model, origin
 from vistill.models.lora import merge_lora
@@ -38,7 +38,7 @@ CHECKED = 64  # positions of a text that they are compared on; a public decoder 
 
 def export_checkpoint(checkpoint: Path, out: Path, config: ExportConfig, **about: Any) -> Manifest:
     """Export by what the checkpoint is; `about` are keywords of `export_captioner` and the others alike."""
-    folder = find_checkpoint(checkpoint)
+    folder = best_of(checkpoint)
     if is_dual(folder):
         return export_dual(checkpoint, out, config, **about)
     answers = origin(folder, ANSWERER)["kind"] == ANSWERER
@@ -64,7 +64,7 @@ def export_captioner(
     tolerances below the checkpoint.
     """
     refuse_existing(out, replace_existing)
-    checkpoint = find_checkpoint(checkpoint)
+    checkpoint = best_of(checkpoint)
     model, tokenizer, spec = load_model(checkpoint)
     if isinstance(model, PrefixCaptioner):
         merge_lora(model.decoder.language)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vistill.errors import BundleError
+from vistill.files import best_of
 from vistill.runtime.answerer import Answer, Answerer, Pair, answer_pairs
 from vistill.runtime.bundle import MANIFEST
 from vistill.runtime.decode import GenerationConfig
@@ -35,9 +36,9 @@ def open_answerer(model: Path | None, threads: int | None = None, **overrides: A
     if model is None or (model / MANIFEST).is_file():
         answerer = Answerer(model, threads, BATCH, **given)
         return Answering(answerer.answer, "bundle", answerer.generation, answerer.bundle.hash())
-    for folder in (model, model / "best"):
-        if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
-            return _open_checkpoint(folder, threads, given)
+    folder = best_of(model)
+    if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
+        return _open_checkpoint(folder, threads, given)
     problem = "there is no such folder" if not model.is_dir() else f"has neither a checkpoint nor {MANIFEST}"
     raise BundleError(f"{model}: {problem}")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vistill.errors import BundleError, ConfigError
+from vistill.files import best_of
 from vistill.runtime.decode import GenerationConfig
 
 CHECKPOINT = "config.json"
@@ -59,11 +60,10 @@ def open_model(
     BundleError if it is nothing of that kind, ConfigError for a generation setting out of range.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
-    folder = Path(model)
+    folder = best_of(Path(model))
     if not folder.exists() and "+" in str(model):
-        return _open_checkpoints(
-            [_checkpoint(Path(part)) for part in str(model).split("+")], threads, compiled, given
-        )
+        members = [_checkpoint(best_of(Path(part))) for part in str(model).split("+")]
+        return _open_checkpoints(members, threads, compiled, given)
     if (folder / BUNDLE).is_file():
         return _open_bundle(folder, threads, given)
     if _is_foreign(folder):
@@ -72,9 +72,7 @@ def open_model(
 
 
 def _checkpoint(folder: Path) -> Path:
-    """The checkpoint folder that `folder` is or, if it is a run's, holds. Raises BundleError."""
-    if (folder / "best" / CHECKPOINT).is_file():  # the folder of a run, which has its own config.json
-        return folder / "best"
+    """`folder`, which must hold a checkpoint. Raises BundleError."""
     if (folder / CHECKPOINT).is_file():
         return folder
     problem = "holds neither" if folder.is_dir() else "is no folder; expected one with"
@@ -189,10 +187,10 @@ def _open_foreign(folder: Path, threads: int | None, given: dict[str, Any]) -> M
 
 
 def _is_foreign(folder: Path) -> bool:
-    """Whether it is a folder of `transformers`, and neither a run nor a checkpoint of ours."""
+    """Whether it is a folder of `transformers`, and no checkpoint of ours."""
     from vistill.models.loading import is_public
 
-    return folder.is_dir() and not (folder / "best" / CHECKPOINT).is_file() and is_public(folder)
+    return folder.is_dir() and is_public(folder)
 
 
 def _trained(provenance: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vistill.errors import DataError
+from vistill.files import best_of_each
 from vistill.metrics.bootstrap import Interval
 from vistill.metrics.retrieval import (
     Ranks,
@@ -73,19 +74,11 @@ def open_sides(model: str, texts: str = "", threads: int | None = None) -> tuple
         import torch
 
         torch.set_num_threads(threads)
-    pictures, words = best_of(model), best_of(texts or model)
+    pictures, words = best_of_each(model), best_of_each(texts or model)
     if _is_bundle(pictures) and pictures == words:
         embedder = Embedder(pictures, threads, BATCH)
         return _of_bundle(embedder, embedder.images), _of_bundle(embedder, embedder.texts)
     return _open_pictures(pictures, threads), _open_texts(words, threads)
-
-
-def best_of(place: str) -> str:
-    """`place`, with `best` behind the folder of a run."""
-    if "+" in place and not Path(place).exists():
-        return "+".join(best_of(part.strip()) for part in place.split("+"))
-    folder = Path(place)
-    return str(folder / "best") if (folder / "best" / "config.json").is_file() else place
 
 
 def _open_pictures(place: str, threads: int | None) -> Side:
