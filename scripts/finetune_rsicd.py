@@ -14,7 +14,8 @@ the frozen stages' output is kept once for all runs; each run has about STEPS st
 captions each (there are 2 on average), or one epoch where that is more; it is scored once, at its end, with
 greedy captions, so nothing is chosen on the photos that score it. Photos are drawn by the seed; the larger
 sets hold the smaller ones. From scratch: the same network on the ImageNet tower, frozen, with the words of
-its photos alone.
+its photos alone. The rates were chosen by hand, on 50 photos of seed 0 at most; of cross-attention 1e-3 gave
+CIDEr 25.9 (Flickr8k afterwards 40.4), 3e-3 31.6 (10.5) and 6e-3 16.3 (1.6).
 """
 
 import argparse
@@ -52,7 +53,7 @@ SCORED = 300
 SCRATCH = "from scratch"
 POLICIES: dict[str, list[str]] = {
     "last-layer": ["trainer.freeze=last-layer", "optim.lr=6e-4", "optim.encoder_lr=1e-4"],
-    "cross-attention": ["trainer.freeze=cross-attention", "optim.lr=1e-3"],
+    "cross-attention": ["trainer.freeze=cross-attention", "optim.lr=2e-3"],
     "lora": ["trainer.freeze=lora", "optim.lr=1.5e-3"],
     "all": ["trainer.freeze=all", "optim.lr=4e-4", "optim.encoder_lr=5e-5"],
     SCRATCH: ["optim.lr=1.5e-3"],
