@@ -1,7 +1,9 @@
 """`vistill evaluate`: score a checkpoint or a bundle on a built data set."""
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -10,6 +12,41 @@ from vistill.cli.progress import counting
 
 COMPILE_FROM = 200
 """Pictures from which compiling the towers of a checkpoint is paid back."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be scored, whatever the task."""
+
+    model: str
+    data: Path
+    split: str
+    limit: int
+    threads: int | None
+    pictures: int
+    search: dict[str, Any]
+    """Settings of the search that replace the model's own; None leaves one alone."""
+
+    @property
+    def names(self) -> tuple[str, str, str]:
+        """The model, the data set and the split as metrics.json names them."""
+        return display_name(self.model), self.data.resolve().name, self.split
+
+    def rows(self) -> Any:
+        """The split, or the first `limit` pictures of it."""
+        from vistill.data.dataset import open_split
+
+        rows = open_split(self.data, self.split)
+        return rows.select(range(min(self.limit, len(rows)))) if self.limit else rows
+
+
+class Outcome(NamedTuple):
+    """What an evaluation found: metrics.json, predictions.jsonl, pages by name, the table on the screen."""
+
+    metrics: dict[str, Any]
+    predictions: list[str]
+    pages: dict[str, str]
+    table: list[str]
 
 
 def evaluate(
@@ -53,12 +90,11 @@ def evaluate(
     without looking; a retriever by recall at 1, 5 and 10 both ways. Writes metrics.json, predictions.jsonl
     and report.html, a page with pictures that opens from a disk (and, of a retriever, report.md).
     """
-    from vistill.data.dataset import open_split
     from vistill.errors import ConfigError
 
     if task not in ("caption", "answer", "retrieval"):
         raise ConfigError(f"task={task!r}: use caption, answer or retrieval")
-    searched: dict[str, Any] = {
+    search: dict[str, Any] = {
         "num_beams": num_beams,
         "max_new_tokens": max_new_tokens,
         "length_penalty": length_penalty,
@@ -66,23 +102,26 @@ def evaluate(
     foreign = {
         "caption": {"texts": texts, "folds": folds > 1},
         "answer": {"texts": texts, "folds": folds > 1, "coco": coco},
-        "retrieval": searched | {"coco": coco},
+        "retrieval": search | {"coco": coco},
     }[task]
     odd = [name for name, value in foreign.items() if value]
     if odd:
         raise ConfigError(f"{odd[0]} means nothing for task={task}")
-    folder = out or Path("runs") / "evaluate" / f"{display_name(model)}-{split}"
+    request = Request(model, data, split, limit, threads, pictures, search)
     if task == "answer":
-        _answers(model, data, split, folder, limit, threads, pictures, as_json, searched)
-        return
-    rows = open_split(data, split)
-    if limit:
-        rows = rows.select(range(min(limit, len(rows))))
-    if task == "retrieval":
-        _retrieval(model, texts, rows, data, split, folder, folds, threads, pictures, as_json)
-        return
-    import json
+        found = _answers(request)
+    elif task == "retrieval":
+        found = _retrieval(request, texts, folds)
+    else:
+        found = _captions(request, batch_size, time_pictures, coco)
+    folder = out or Path("runs") / "evaluate" / f"{display_name(model)}-{split}"
+    _write(folder, found)
+    for line in [json.dumps(found.metrics, indent=2, ensure_ascii=False)] if as_json else found.table:
+        typer.echo(line)
+    typer.echo(f"{folder / 'report.html'}", err=True)
 
+
+def _captions(request: Request, batch_size: int, time_pictures: int, coco: Path | None) -> Outcome:
     from vistill.files import write_text
     from vistill.report.captions import (
         caption_rows,
@@ -96,36 +135,26 @@ def evaluate(
     from vistill.report.generate import open_model
     from vistill.report.page import render
 
-    opened = open_model(model, threads, compiled=len(rows) >= COMPILE_FROM, **searched)
+    rows = request.rows()
+    model = open_model(request.model, request.threads, compiled=len(rows) >= COMPILE_FROM, **request.search)
     with counting("captioning", len(rows)) as told:
-        run = caption_rows(opened, rows, batch_size=batch_size, progress=told)
-    speed = measure_speed(opened, rows, time_pictures)
+        run = caption_rows(model, rows, batch_size=batch_size, progress=told)
+    speed = measure_speed(model, rows, time_pictures)
     scored = score_run(run)
-    metrics = to_json(scored, opened, display_name(model), data.resolve().name, split, speed)
-    page = render(build_page(scored, rows, metrics, pictures=pictures))
-    _write(folder, metrics, prediction_lines(scored), {"report.html": page})
+    metrics = to_json(scored, model, *request.names, speed)
     if coco:
         coco.parent.mkdir(parents=True, exist_ok=True)
         write_text(coco, json.dumps(coco_results(run), ensure_ascii=False) + "\n")
+    page = render(build_page(scored, rows, metrics, pictures=request.pictures))
     table = [
         f"{name:8} {figure['value']:7.2f}  ({figure['low']:.2f} to {figure['high']:.2f})"
         for name, figure in scored.figures.items()
     ]
-    _tell(folder, metrics, table, as_json)
+    return Outcome(metrics, prediction_lines(scored), {"report.html": page}, table)
 
 
-def _answers(
-    model: str,
-    data: Path,
-    split: str,
-    folder: Path,
-    limit: int,
-    threads: int | None,
-    pictures: int,
-    as_json: bool,
-    searched: dict[str, Any],
-) -> None:
-    """`evaluate` of an answerer; the blind answers beside it learn from train."""
+def _answers(request: Request) -> Outcome:
+    """The blind answers beside the model's learn from train."""
     from vistill.data.asked import first_pictures, open_asked
     from vistill.report.answering import open_answerer
     from vistill.report.answers import (
@@ -136,45 +165,32 @@ def _answers(
         to_json,
     )
 
-    answering = open_answerer(Path(model), threads, **searched)
-    part = first_pictures(open_asked(data, split), limit)
-    learned = open_asked(data, "train").questions
+    answering = open_answerer(Path(request.model), request.threads, **request.search)
+    part = first_pictures(open_asked(request.data, request.split), request.limit)
+    learned = open_asked(request.data, "train").questions
     with counting("answering", len(part.asked)) as told:
         found = evaluate_answers(answering, part, learned, told)
-    metrics = to_json(found, answering, display_name(model), data.resolve().name, split, "train")
-    page = render_answers(found, part, metrics, examples=pictures)
-    _write(folder, metrics, prediction_lines(found), {"report.html": page})
-    lines = []
+    metrics = to_json(found, answering, *request.names, "train")
+    page = render_answers(found, part, metrics, examples=request.pictures)
+    table = []
     for kind, questions, value, low, high, *blind, beats in figure_rows(found):
         beside = f"blind {max(blind):5.1f}  {'above' if beats == 'yes' else 'not above'}"
-        lines.append(f"{kind:9} {questions:6} {value:6.1f}  ({low:.1f} to {high:.1f})  {beside}")
-    _tell(folder, metrics, lines, as_json)
+        table.append(f"{kind:9} {questions:6} {value:6.1f}  ({low:.1f} to {high:.1f})  {beside}")
+    return Outcome(metrics, prediction_lines(found), {"report.html": page}, table)
 
 
-def _retrieval(
-    model: str,
-    texts: str,
-    rows: Any,
-    data: Path,
-    split: str,
-    folder: Path,
-    folds: int,
-    threads: int | None,
-    pictures: int,
-    as_json: bool,
-) -> None:
-    """`evaluate` of a retriever."""
+def _retrieval(request: Request, texts: str, folds: int) -> Outcome:
     from vistill.report.retrieval import open_sides, prediction_lines, retrieve, to_json
     from vistill.report.retrieval_page import markdown, render_retrieval
 
-    eyes, words = open_sides(model, texts, threads)
+    rows = request.rows()
+    eyes, words = open_sides(request.model, texts, request.threads)
     with counting("embedding", len(rows)) as told:
         found = retrieve(eyes, words, rows, folds, told)
-    name = display_name(model) + (f" with {display_name(texts)}" if texts else "")
-    metrics = to_json(found, eyes, words, name, data.resolve().name, split, rows)
-    page = render_retrieval(found, rows, metrics, examples=pictures)
-    pages = {"report.html": page, "report.md": markdown(found, metrics)}
-    _write(folder, metrics, prediction_lines(found), pages)
+    model, data, split = request.names
+    name = f"{model} with {display_name(texts)}" if texts else model
+    metrics = to_json(found, eyes, words, name, data, split, rows)
+    page = render_retrieval(found, rows, metrics, examples=request.pictures)
     table = [
         f"{name:18} {figure.value:7.2f}  ({figure.low:.2f} to {figure.high:.2f})"
         for name, figure in found.figures.items()
@@ -183,27 +199,19 @@ def _retrieval(
         f"{way} median rank {ranks['median']:g}, mean {ranks['mean']:.1f}"
         for way, ranks in metrics["ranks"].items()
     ]
-    _tell(folder, metrics, table, as_json)
+    pages = {"report.html": page, "report.md": markdown(found, metrics)}
+    return Outcome(metrics, prediction_lines(found), pages, table)
 
 
-def _write(folder: Path, metrics: dict[str, Any], lines: list[str], pages: dict[str, str]) -> None:
+def _write(folder: Path, found: Outcome) -> None:
     """Write predictions.jsonl, the pages and, when these are there, metrics.json."""
     from vistill.files import write_json, write_text
 
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "predictions.jsonl", "".join(f"{line}\n" for line in lines))
-    for name, text in pages.items():
+    write_text(folder / "predictions.jsonl", "".join(f"{line}\n" for line in found.predictions))
+    for name, text in found.pages.items():
         write_text(folder / name, text)
-    write_json(folder / "metrics.json", metrics)
-
-
-def _tell(folder: Path, metrics: dict[str, Any], table: list[str], as_json: bool) -> None:
-    """The table, or metrics.json, on stdout; where the page is on stderr."""
-    import json
-
-    for line in [json.dumps(metrics, indent=2, ensure_ascii=False)] if as_json else table:
-        typer.echo(line)
-    typer.echo(f"{folder / 'report.html'}", err=True)
+    write_json(folder / "metrics.json", found.metrics)
 
 
 def display_name(model: str) -> str:
