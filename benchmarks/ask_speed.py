@@ -62,12 +62,12 @@ def load_eager(checkpoint: str, size: int, kind: str) -> Answer:
     import numpy as np
     import torch
 
-    from vistill.models.checkpoint import load_answerer
+    from vistill.models.loading import load_answerer
     from vistill.runtime.image import preprocess
     from vistill.runtime.prompts import answer_text, ask_mark, prompt_ids
 
-    model, tokenizer, config, spec = load_answerer(checkpoint)
-    longest = config.decoder.context - TOKENS
+    model, tokenizer, spec = load_answerer(checkpoint)
+    longest = model.config.decoder.context - TOKENS
     if kind == "torch":  # as in training: half the time of a convolution
         model.tower.to(memory_format=torch.channels_last)
     write = transformers_decoder(model) if kind == "transformers" else torch_decoder(model)

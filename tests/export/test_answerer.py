@@ -23,9 +23,10 @@ from vistill.runtime.answerer import Answerer
 from vistill.runtime.bundle import open_bundle
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_answerer(tmp_path_factory.mktemp("answerer") / "checkpoint")
+@pytest.fixture(scope="module", params=["cross-attention", "prefix"])
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("answerer") / "checkpoint"
+    return save_tiny_answerer(folder, prefix=request.param == "prefix")
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,22 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from vistill.data.text import TokenizerConfig, encode, train_tokenizer
 from vistill.errors import ConfigError
-from vistill.models.adopt import OFFSET, adopt, load_language, shift_tokenizer
+from vistill.models.adopt import (
+    OFFSET,
+    adopt,
+    load_language,
+    reads_its_own_way,
+    shift_tokenizer,
+    with_ask_mark,
+)
 from vistill.models.torchvision_repair import repair_torchvision
+from vistill.runtime.prompts import ask_mark
 
 repair_torchvision()
 TEXTS = ["a red dog runs", "a blue dog sits on a mat", "two dogs run"] * 3
 
 
-def _byte_level() -> Tokenizer:
+def byte_level() -> Tokenizer:
     """A tokenizer as GPT-2's: byte-level pairs and one special token, at the end."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -30,7 +38,7 @@ def _byte_level() -> Tokenizer:
     return tokenizer
 
 
-def _gpt2(vocab: int, **settings: Any) -> Any:
+def tiny_gpt2(vocab: int, **settings: Any) -> Any:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
@@ -49,9 +57,9 @@ def _gpt2(vocab: int, **settings: Any) -> Any:
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_logits_move_up_by_the_offset(tied: bool) -> None:
-    tokenizer = _byte_level()
+    tokenizer = byte_level()
     vocab = tokenizer.get_vocab_size()
-    language = _gpt2(vocab, tie_word_embeddings=tied)
+    language = tiny_gpt2(vocab, tie_word_embeddings=tied)
     ids = torch.tensor([tokenizer.encode("a blue dog").ids])
     with torch.inference_mode():
         before = language(input_ids=ids).logits
@@ -68,16 +76,32 @@ def test_logits_move_up_by_the_offset(tied: bool) -> None:
     )
 
 
-def test_rows_that_no_token_names_are_blocked() -> None:
-    tokenizer = _byte_level()
+def test_the_mark_of_a_question_takes_the_place_of_a_mark_of_its_own() -> None:
+    tokenizer = byte_level()
     vocab = tokenizer.get_vocab_size()
-    language = _gpt2(vocab + 3)
+    _, shifted, blocked = adopt(tiny_gpt2(vocab + 3), tokenizer)
+    assert reads_its_own_way(shifted)
+    assert not reads_its_own_way(train_tokenizer(TEXTS, TokenizerConfig(min_count=1)))
+    asking = with_ask_mark(shifted, blocked)
+    assert ask_mark(asking) == vocab - 1 + OFFSET, "the id of <|endoftext|>"
+    assert asking.get_vocab_size() == shifted.get_vocab_size()
+    assert asking.encode("a blue dog").ids == shifted.encode("a blue dog").ids
+    assert asking.decode([*asking.encode("a blue dog").ids, ask_mark(asking)]) == "a blue dog"
+    assert with_ask_mark(asking, ()) is asking
+    with pytest.raises(ConfigError, match="no mark of its own"):
+        with_ask_mark(shifted, (vocab + OFFSET,))
+
+
+def test_rows_that_no_token_names_are_blocked() -> None:
+    tokenizer = byte_level()
+    vocab = tokenizer.get_vocab_size()
+    language = tiny_gpt2(vocab + 3)
     _, _, blocked = adopt(language, tokenizer)
     assert blocked == tuple(range(vocab - 1 + OFFSET, vocab + 3 + OFFSET))
 
 
 def test_text_survives_the_shift() -> None:
-    shifted = shift_tokenizer(_byte_level())
+    shifted = shift_tokenizer(byte_level())
     assert [shifted.id_to_token(i) for i in range(4)] == ["<pad>", "<bos>", "<eos>", "<unk>"]
     ids = encode(shifted, "A red dog's mat, naïve!", 40)
     assert ids[0] == 1
@@ -110,9 +134,9 @@ def test_other_kinds_of_vocabulary(kind: str) -> None:
 def test_load_language(tmp_path: Path) -> None:
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = _byte_level()
+    tokenizer = byte_level()
     vocab = tokenizer.get_vocab_size()
-    language = _gpt2(vocab)
+    language = tiny_gpt2(vocab)
     language.save_pretrained(tmp_path / "lm")
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>").save_pretrained(
         tmp_path / "lm"
@@ -127,7 +151,7 @@ def test_a_model_with_our_marks_comes_as_it_is(tmp_path: Path) -> None:
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = train_tokenizer(TEXTS, TokenizerConfig(min_count=1))
-    language = _gpt2(tokenizer.get_vocab_size())
+    language = tiny_gpt2(tokenizer.get_vocab_size())
     language.save_pretrained(tmp_path / "lm")
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>").save_pretrained(tmp_path / "lm")
     found, same, blocked = load_language(str(tmp_path / "lm"))
@@ -139,15 +163,15 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere"):
         load_language(str(tmp_path / "nowhere"))
     with pytest.raises(ConfigError, match="not a pair"):
-        adopt(_gpt2(20), _byte_level())
+        adopt(tiny_gpt2(20), byte_level())
 
 
 def test_a_model_without_all_its_weights_is_refused(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = _byte_level()
-    _gpt2(tokenizer.get_vocab_size()).save_pretrained(tmp_path / "lm")
+    tokenizer = byte_level()
+    tiny_gpt2(tokenizer.get_vocab_size()).save_pretrained(tmp_path / "lm")
     PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(tmp_path / "lm")
     weights = tmp_path / "lm" / "model.safetensors"
     state = load_file(weights)

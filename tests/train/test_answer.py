@@ -9,14 +9,23 @@ import numpy as np
 import pytest
 import torch
 from tests.killing import run_and_kill
+from tests.models.test_adopt import byte_level, tiny_gpt2
 from tests.tiny import build_data
 from tests.tiny_questions import build_questions
 
 from vistill.cli.compose import compose_train
 from vistill.data.asked import open_asked
+from vistill.data.dataset import open_split
 from vistill.errors import BundleError, ConfigError
+from vistill.export.common import ExportConfig
+from vistill.export.run import export_checkpoint
 from vistill.metrics.vqa_baselines import Asked
-from vistill.models.checkpoint import load_answerer, load_captioner
+from vistill.models.checkpoint import load_captioner
+from vistill.models.loading import load_answerer
+from vistill.models.prefix import PrefixCaptioner
+from vistill.report.answering import open_answerer
+from vistill.runtime.answerer import Answerer
+from vistill.runtime.prompts import ask_mark
 from vistill.train.answer import AnswerTrainConfig, score_answers
 
 WORDS = (
@@ -63,7 +72,7 @@ def test_an_answerer_begins_with_a_captioner(tmp_path: Path) -> None:
     kept = np.load(tmp_path / "answerer-views" / "train-00.npy", mmap_mode="r")
     assert len(kept) == len(open_asked(questions, "train").table) == 18, "kept once a picture"
 
-    model, tokenizer, _, _ = load_answerer(tmp_path / "answerer" / "best")
+    model, tokenizer, _ = load_answerer(tmp_path / "answerer" / "best")
     before, old, _, _ = load_captioner(start)
     assert {word: tokenizer.get_vocab()[word] for word in old.get_vocab()} == old.get_vocab()
     assert model.config.decoder.vocab_size == tokenizer.get_vocab_size() > before.config.decoder.vocab_size
@@ -98,6 +107,54 @@ def test_a_killed_run_ends_like_a_whole_one_and_two_data_sets_are_one(tmp_path: 
         for name in ("whole", "killed")
     ]
     assert all(torch.equal(value, ended[1][name]) for name, value in ended[0].items())
+
+
+@pytest.mark.slow
+def test_a_frozen_language_model_answers_and_is_exported(tmp_path: Path) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    questions = build_questions(tmp_path)
+    tokenizer = byte_level()
+    tiny_gpt2(tokenizer.get_vocab_size(), n_positions=96).save_pretrained(tmp_path / "lm")
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
+    fast.save_pretrained(tmp_path / "lm")
+    words = (
+        "task=answer",
+        "prefix=tiny",
+        "prefix.decoder.tune=lora",
+        "prefix.decoder.context=64",
+        f"language={tmp_path}/lm",
+        f"datamodule.path={questions}",
+        "datamodule.views=2",
+        "trainer.encoder=full",
+        "optim.lr=1e-2",
+    )
+    told = _train(tmp_path, "answerer", *words, "trainer.max_epochs=6")
+    losses = [float(line.split("loss ")[1].split()[0]) for line in told.splitlines() if "loss " in line]
+    assert losses[-1] < 0.6 * losses[0]
+    best = tmp_path / "answerer" / "best"
+    model, asking, _ = load_answerer(best)
+    assert isinstance(model, PrefixCaptioner)
+    assert asking.id_to_token(ask_mark(asking)) == "<ask>"
+    raw = json.loads((best / "config.json").read_text())
+    assert raw["kind"] == "prefix-answerer"
+    assert raw["provenance"]["config"]["language"] == "lm"
+
+    export_checkpoint(best, tmp_path / "bundle", ExportConfig(data=questions, threads=1))
+    table = open_split(questions, "dev")
+    pairs = [(table[row]["image"], table[row]["question"]) for row in range(6)]
+    ours = Answerer(tmp_path / "bundle", threads=1).answer(pairs)
+    theirs = open_answerer(tmp_path / "answerer").answer(pairs)
+    assert [one[0].text for one in ours] == [one[0].text for one in theirs]
+    assert [one[0].score for one in ours] == pytest.approx([one[0].score for one in theirs], abs=1e-3)
+
+    # a captioner of this kind learns to answer too, with words that it did not have
+    data = build_data(tmp_path)
+    _train(tmp_path, "captioner", "prefix=tiny", f"datamodule.path={data}", "trainer.max_epochs=1")
+    more = ("task=answer", f"init_from={tmp_path}/captioner/best", f"datamodule.path={questions}")
+    _train(tmp_path, "again", *more, "trainer.max_epochs=1")
+    model, asking, _ = load_answerer(tmp_path / "again" / "best")
+    assert model.config.decoder.vocab_size == asking.get_vocab_size()
 
 
 def test_scores_are_by_kind_and_the_mean_of_kinds_counts_each_once() -> None:

@@ -210,7 +210,7 @@ def _to_dataclass(composed: Any, kind: type[AnyTrainConfig]) -> AnyTrainConfig:
     (least, most), (narrow, wide) = spec.crop_scale, spec.aspect
     augment = replace(spec, crop_scale=(least, most), aspect=(narrow, wide))
     config = replace(config, datamodule=replace(config.datamodule, augment=augment))
-    if isinstance(config, TrainConfig) and config.prefix is not None:
+    if isinstance(config, TrainConfig | AnswerTrainConfig) and config.prefix is not None:
         decoder = replace(config.prefix.decoder, blocked=tuple(config.prefix.decoder.blocked))
         return replace(config, prefix=replace(config.prefix, decoder=decoder))
     if isinstance(config, DualTrainConfig) and config.clip is not None:

@@ -23,16 +23,14 @@ from vistill.export.common import (
     refuse_existing,
     refuse_for,
 )
-from vistill.export.onnx import export_vision, name_pairs, write_graph
+from vistill.export.onnx import export_vision, name_pairs, plain_attention, turned, write_graph
 from vistill.export.parity import likeliest
 from vistill.files import best_of
 from vistill.metrics.vqa_baselines import Asked
-from vistill.models.answerer import PromptedStepper, of_questions
-from vistill.models.captioner import Captioner
-from vistill.models.checkpoint import ANSWERER as KIND
-from vistill.models.checkpoint import load_answerer
+from vistill.models.answerer import AnyAnswerer, PromptedStepper, of_questions
 from vistill.models.folder import read_config
 from vistill.models.language import KeyValue
+from vistill.models.loading import ANSWERERS, load_answerer
 from vistill.models.tokens import BOS, EOS, PAD, UNK
 from vistill.runtime.bundle import ANSWERER, FILES, Manifest
 from vistill.runtime.decode import GenerationConfig, Stepper, generate
@@ -51,32 +49,33 @@ Start = Callable[[Floats, Sequence[int], list[list[int]]], Stepper]
 class PromptGraph(nn.Module):
     """tokens [B, T] with offset [B] of padding on the left -> past key and value of each layer, flat."""
 
-    def __init__(self, model: Captioner) -> None:
+    def __init__(self, model: AnyAnswerer) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, tokens: Tensor, offset: Tensor, cross: list[KeyValue]) -> list[Tensor]:
-        return [part for pair in self.model.decoder.prefill(tokens, cross, offset) for part in pair]
+        past = self.model.decoder.prefill(tokens, turned(self.model, cross), offset)
+        return [part for pair in past for part in pair]
 
 
 class StepGraph(nn.Module):
     """One decoding step after prompts of which the first offset [B] positions are padding."""
 
-    def __init__(self, model: Captioner) -> None:
+    def __init__(self, model: AnyAnswerer) -> None:
         super().__init__()
         self.model = model
 
     def forward(
         self, tokens: Tensor, offset: Tensor, cross: list[KeyValue], past: list[KeyValue]
     ) -> tuple[Tensor, list[Tensor]]:
-        logits, present = self.model.step(tokens, cross, past, offset)
+        logits, present = self.model.step(tokens, turned(self.model, cross), past, offset)
         return logits, [part for pair in present for part in pair]
 
 
-def export_text(model: Captioner, prompt: Path, decoder: Path) -> None:
+def export_text(model: AnyAnswerer, prompt: Path, decoder: Path) -> None:
     """Write both graphs of the decoder: any number of questions B, rows C, positions T."""
-    config = model.config.decoder
-    heads, width, layers = config.heads, config.width // config.heads, config.layers
+    empty = model.decoder.empty_past(1)
+    layers, (_, _, heads, _, width) = len(empty), empty[0][0].shape
     patches = model.mapper.length
     # Sizes that differ from each other and from 1, so that the exporter takes none of them for fixed.
     b, c, t = 3, 2, 5
@@ -90,23 +89,24 @@ def export_text(model: Captioner, prompt: Path, decoder: Path) -> None:
     of_cross = [({0: batch}, {0: batch})] * layers
     given = ["tokens", "offset", *name_pairs("cross", layers)]
     offset = torch.zeros(b, dtype=torch.int64)
-    write_graph(
-        PromptGraph(model),
-        (torch.zeros(b, t, dtype=torch.int64), offset, cross),
-        ({0: batch, 1: time}, {0: batch}, of_cross),
-        given,
-        name_pairs("past", layers),
-        prompt,
-    )
     axes = {0: batch, 1: rows, 3: time}
-    write_graph(
-        StepGraph(model),
-        (torch.zeros(b, c, dtype=torch.int64), offset, cross, past),
-        ({0: batch, 1: rows}, {0: batch}, of_cross, [(axes, axes)] * layers),
-        [*given, *name_pairs("past", layers)],
-        ["logits", *name_pairs("present", layers)],
-        decoder,
-    )
+    with plain_attention(model):
+        write_graph(
+            PromptGraph(model),
+            (torch.zeros(b, t, dtype=torch.int64), offset, cross),
+            ({0: batch, 1: time}, {0: batch}, of_cross),
+            given,
+            name_pairs("past", layers),
+            prompt,
+        )
+        write_graph(
+            StepGraph(model),
+            (torch.zeros(b, c, dtype=torch.int64), offset, cross, past),
+            ({0: batch, 1: rows}, {0: batch}, of_cross, [(axes, axes)] * layers),
+            [*given, *name_pairs("past", layers)],
+            ["logits", *name_pairs("present", layers)],
+            decoder,
+        )
 
 
 @dataclass(frozen=True)
@@ -156,8 +156,8 @@ def export_answerer(
     """
     refuse_existing(out, replace_existing)
     checkpoint = best_of(checkpoint)
-    model, tokenizer, _, spec = load_answerer(checkpoint)
-    provenance = read_config(checkpoint, KIND).get("provenance", {})
+    model, tokenizer, spec = load_answerer(checkpoint)
+    provenance = read_config(checkpoint, *ANSWERERS).get("provenance", {})
     search = chosen_search(provenance, config)
     photos = check_photos(config, spec, tokenizer, model.config.decoder.context - search.max_new_tokens)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -194,7 +194,7 @@ def export_answerer(
         return publish(manifest, files, scratch, out)
 
 
-def torch_start(model: Captioner) -> Start:
+def torch_start(model: AnyAnswerer) -> Start:
     """Steppers of the checkpoint."""
 
     @torch.inference_mode()

@@ -37,7 +37,7 @@ class VisionGraph(nn.Module):
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         cross = self.model.decoder.cross_kv(self.model.vision(pixels))
-        return [part for pair in _turned(self.model, cross) for part in pair]
+        return [part for pair in turned(self.model, cross) for part in pair]
 
 
 class DecoderGraph(nn.Module):
@@ -50,11 +50,11 @@ class DecoderGraph(nn.Module):
     def forward(
         self, tokens: Tensor, cross: list[KeyValue], past: list[KeyValue]
     ) -> tuple[Tensor, list[Tensor]]:
-        logits, present = self.model.step(tokens, _turned(self.model, cross), past)
+        logits, present = self.model.step(tokens, turned(self.model, cross), past)
         return logits, [part for pair in present for part in pair]
 
 
-def _turned(model: AnyCaptioner, cross: list[KeyValue]) -> list[KeyValue]:
+def turned(model: AnyCaptioner, cross: list[KeyValue]) -> list[KeyValue]:
     """Keys [B, h, N, d] of a decoder of `transformers` as the format has them, [B, h, d, N], or back."""
     if isinstance(model, Captioner):
         return cross
@@ -67,7 +67,7 @@ def export_vision(model: AnyCaptioner, path: Path) -> None:
     example = (torch.zeros(2, 3, size, size),)
     names = name_pairs("cross", len(model.decoder.empty_past(1)))
     batch = torch.export.Dim("B")
-    with _plain_attention(model):
+    with plain_attention(model):
         write_graph(VisionGraph(model), example, ({0: batch},), ["pixels"], names, path)
 
 
@@ -92,7 +92,7 @@ def export_decoder(model: AnyCaptioner, path: Path) -> None:
     inputs = ["tokens", *name_pairs("cross", layers), *name_pairs("past", layers)]
     outputs = ["logits", *name_pairs("present", layers)]
     tokens = torch.zeros(b, c, dtype=torch.int64)
-    with _plain_attention(model):
+    with plain_attention(model):
         write_graph(DecoderGraph(model), (tokens, cross, past), shapes, inputs, outputs, path)
 
 
@@ -245,7 +245,7 @@ _TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
 
 
 @contextlib.contextmanager
-def _plain_attention(model: AnyCaptioner) -> Iterator[None]:
+def plain_attention(model: AnyCaptioner) -> Iterator[None]:
     """A language model of `transformers` with its attention written out: the fused one has implied masks."""
     if isinstance(model, Captioner):
         yield

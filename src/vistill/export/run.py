@@ -24,8 +24,7 @@ from vistill.export.dual import export_dual, is_dual
 from vistill.export.onnx import export_decoder, export_vision
 from vistill.export.parity import Parity, compare, logit_error, onnx_start, torch_start
 from vistill.files import best_of
-from vistill.models.checkpoint import ANSWERER
-from vistill.models.loading import load_model, origin
+from vistill.models.loading import ANSWERERS, load_model, origin
 from vistill.models.lora import merge_lora
 from vistill.models.prefix import PrefixCaptioner
 from vistill.models.tokens import BOS, EOS, PAD, UNK
@@ -41,7 +40,7 @@ def export_checkpoint(checkpoint: Path, out: Path, config: ExportConfig, **about
     folder = best_of(checkpoint)
     if is_dual(folder):
         return export_dual(checkpoint, out, config, **about)
-    answers = origin(folder, ANSWERER)["kind"] == ANSWERER
+    answers = origin(folder, *ANSWERERS)["kind"] in ANSWERERS
     export = export_answerer if answers else export_captioner
     return export(checkpoint, out, config, **about)
 

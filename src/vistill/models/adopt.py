@@ -9,6 +9,7 @@ and the same logit. The new rows start as copies of the model's own marks.
 import hashlib
 import importlib.util
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from vistill.errors import ConfigError
 from vistill.models.language import KeyValue
 from vistill.models.tokens import BOS, EOS, PAD, SPECIAL
 from vistill.models.torchvision_repair import repair_torchvision
+from vistill.runtime.prompts import ASK
 
 OFFSET = len(SPECIAL)
 
@@ -30,6 +32,7 @@ class HostedDecoder(nn.Module):
     def __init__(self, language: Any) -> None:
         super().__init__()
         self.language = language
+        self.new_rows = 0  # as in `models.language.Decoder`
 
     @property
     def embed(self) -> nn.Embedding:
@@ -149,7 +152,7 @@ def adopt(language: Any, tokenizer: Tokenizer) -> tuple[Any, Tokenizer, tuple[in
         raise ConfigError("the language model's config names neither a begin nor an end mark")
     rows = [eos, eos if bos is None else bos, eos, eos]
     language.resize_token_embeddings(old + OFFSET, mean_resizing=False)
-    for table in _tables(language):
+    for table in vocabulary_tables(language):
         with torch.no_grad():
             before = table[:old].clone()
             table[OFFSET:] = before
@@ -196,6 +199,36 @@ def shift_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
     return Tokenizer.from_str(json.dumps(raw))
 
 
+def reads_its_own_way(tokenizer: Tokenizer) -> bool:
+    """Whether a tokenizer came with a language model; those that vistill trains part texts at blanks."""
+    parts: Any = json.loads(tokenizer.to_str())["pre_tokenizer"] or {}
+    return parts.get("type") not in ("WhitespaceSplit", "Split")
+
+
+def with_ask_mark(tokenizer: Tokenizer, blocked: Sequence[int]) -> Tokenizer:
+    """The tokenizer with the mark `<ask>`, under the id of one of the language model's own marks.
+
+    blocked: the ids that `adopt` tells, which are never generated; the model knows this one as an end of a
+    text, and its table stays as it is. One that has the mark comes back. Raises ConfigError if none is free.
+    """
+    if tokenizer.token_to_id(ASK) is not None:
+        return tokenizer
+    named = next((own for i in blocked if (own := tokenizer.id_to_token(i)) is not None), None)
+    if named is None:
+        raise ConfigError(f"the language model has no mark of its own that could be {ASK}")
+    raw = json.loads(tokenizer.to_str())
+    vocab = raw["model"]["vocab"]
+    if isinstance(vocab, dict):
+        raw["model"]["vocab"] = {ASK if token == named else token: i for token, i in vocab.items()}
+    else:
+        raw["model"]["vocab"] = [[ASK if token == named else token, score] for token, score in vocab]
+    raw["added_tokens"] = [
+        {**token, "content": ASK if token["content"] == named else token["content"]}
+        for token in raw["added_tokens"]
+    ]
+    return Tokenizer.from_str(json.dumps(raw))
+
+
 def _renamed(token: str) -> str:
     return f"{token}[own]" if token in SPECIAL else token
 
@@ -205,7 +238,7 @@ def _first(ids: Any) -> int | None:
     return ids[0] if isinstance(ids, list | tuple) else ids
 
 
-def _tables(language: Any) -> list[Tensor]:
+def vocabulary_tables(language: Any) -> list[Tensor]:
     """Every table with a row for each entry of the vocabulary, tied ones once."""
     output = language.get_output_embeddings()
     tables = [language.get_input_embeddings().weight]

@@ -12,9 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from vistill.errors import ConfigError
+from vistill.models.adopt import vocabulary_tables
 from vistill.models.captioner import Captioner
 from vistill.models.language import KeyValue
+from vistill.models.prefix import PrefixCaptioner, described_language
 from vistill.runtime.prompts import left_padded
+
+AnyAnswerer = Captioner | PrefixCaptioner
 
 
 class PromptedStepper:
@@ -24,7 +29,7 @@ class PromptedStepper:
     """
 
     @torch.inference_mode()
-    def __init__(self, model: Captioner, cross: list[KeyValue], prompts: Sequence[Sequence[int]]) -> None:
+    def __init__(self, model: AnyAnswerer, cross: list[KeyValue], prompts: Sequence[Sequence[int]]) -> None:
         device = cross[0][0].device
         tokens, offset = left_padded([prompt[:-1] for prompt in prompts])
         self.model = model
@@ -55,14 +60,18 @@ def of_questions(cross: list[KeyValue], owner: Sequence[int]) -> list[KeyValue]:
 
 
 @torch.no_grad()
-def grow_vocabulary(model: Captioner, size: int) -> Captioner:
+def grow_vocabulary(model: AnyAnswerer, size: int) -> AnyAnswerer:
     """The same network with `size` tokens; new ones begin as the mean of all, a little apart.
 
-    A model that has that many already comes back as it is. `decoder.new_rows` tells how many are new.
+    A model that has that many already comes back as it is; a language model is changed where it is.
+    `decoder.new_rows` tells how many are new. Raises
+    ConfigError for a language model that does not learn.
     """
     had = model.config.decoder.vocab_size
     if size <= had:
         return model
+    if isinstance(model, PrefixCaptioner):
+        return _grow_language(model, size)
     decoder = dataclasses.replace(model.config.decoder, vocab_size=size)
     grown = Captioner(dataclasses.replace(model.config, decoder=decoder))
     state = model.state_dict()
@@ -73,3 +82,21 @@ def grow_vocabulary(model: Captioner, size: int) -> Captioner:
     grown.load_state_dict(state)
     grown.decoder.new_rows = size - had
     return grown.train(model.training)
+
+
+def _grow_language(model: PrefixCaptioner, size: int) -> PrefixCaptioner:
+    had, decoder = model.config.decoder.vocab_size, model.config.decoder
+    if decoder.tune != "full":
+        raise ConfigError(
+            f"prefix.decoder.tune={decoder.tune}: the data has {size - had} tokens that this language model "
+            "lacks, and it could not learn them; use tune=full"
+        )
+    language = model.decoder.language
+    language.resize_token_embeddings(size, mean_resizing=False)
+    for table in vocabulary_tables(language):
+        table[had:] = nn.init.normal_(torch.empty_like(table[had:]), std=0.02) + table[:had].mean(0)
+    bias = torch.full((size - had,), -5.0)
+    model.word_bias = nn.Parameter(torch.cat((model.word_bias.detach(), bias)))
+    model.config = dataclasses.replace(model.config, decoder=described_language(decoder, language))
+    model.decoder.new_rows = size - had
+    return model

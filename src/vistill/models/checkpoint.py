@@ -65,11 +65,6 @@ def load_answerer(folder: Path | str) -> Loaded:
     return _load(Path(folder), ANSWERER)
 
 
-def load_text_model(folder: Path | str) -> Loaded:
-    """As `load_captioner`, for a captioner or an answerer."""
-    return _load(Path(folder), KIND, ANSWERER)
-
-
 def _load(folder: Path, *kinds: str) -> Loaded:
     raw = read_config(folder, *kinds)
     try:

@@ -17,7 +17,7 @@ from vistill.errors import ConfigError
 
 KeyValue = tuple[Tensor, Tensor]
 
-_NEVER = -1e9  # and not -inf: rows of padding see nothing at all, and must not become nan
+NEVER = -1e9  # and not -inf: rows of padding see nothing at all, and must not become nan
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Decoder(nn.Module):
         length = tokens.shape[1]
         place = torch.arange(length, device=tokens.device)
         position = (place - offset.unsqueeze(1)).clamp_min(0)  # [B, T]
-        later = (place > place.unsqueeze(1)).to(self.embed.weight.dtype) * _NEVER  # [T, T]
+        later = (place > place.unsqueeze(1)).to(self.embed.weight.dtype) * NEVER  # [T, T]
         mask = later + _unseen(offset, length)  # [B, 1, 1, T, T]
         x = (self.embed(tokens) + self.position(position)).unsqueeze(1)  # [B, 1, T, D]
         past = []
@@ -213,7 +213,7 @@ class FeedForward(nn.Module):
 def _unseen(offset: Tensor, keys: int) -> Tensor:
     """offset [B] -> float [B, 1, 1, 1, keys], to be added to scores: padding on the left is never seen."""
     filled = torch.arange(keys, device=offset.device) < offset.unsqueeze(1)
-    return (filled * _NEVER)[:, None, None, None]
+    return (filled * NEVER)[:, None, None, None]
 
 
 def _init_gpt2(module: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Captioners of any kind and dual encoders of either kind, from and to their folders."""
+"""Captioners of any kind, answerers and dual encoders of either kind, from and to their folders."""
 
 import re
 from pathlib import Path
@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 
 from vistill.errors import BundleError
 from vistill.models import checkpoint, prefix_checkpoint, pretrained
+from vistill.models.answerer import AnyAnswerer
 from vistill.models.captioner import Captioner
 from vistill.models.clip import ClipDual, load_clip, save_clip
 from vistill.models.dual import DualEncoder, load_dual, save_dual
@@ -18,6 +19,7 @@ from vistill.runtime.image import Preprocess
 
 AnyCaptioner = Captioner | PrefixCaptioner | PretrainedCaptioner
 AnyDual = DualEncoder | ClipDual
+ANSWERERS = (checkpoint.ANSWERER, prefix_checkpoint.ANSWERER)
 KINDS = (checkpoint.KIND, prefix_checkpoint.KIND, pretrained.KIND)
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
@@ -65,6 +67,36 @@ def save_model(folder: Path, model: AnyCaptioner, tokenizer: Tokenizer, provenan
         prefix_checkpoint.save_prefix_captioner(folder, model, tokenizer, provenance)
     else:
         checkpoint.save_captioner(folder, model, tokenizer, provenance)
+
+
+def load_answerer(folder: Path | str) -> tuple[AnyAnswerer, Tokenizer, Preprocess]:
+    """The checkpoint folder of an answerer of either kind; as `load_model`."""
+    if read_config(Path(folder), *ANSWERERS)["kind"] == prefix_checkpoint.ANSWERER:
+        prefixed, tokenizer, _, preprocess = prefix_checkpoint.load_prefix_captioner(
+            folder, prefix_checkpoint.ANSWERER
+        )
+        return prefixed, tokenizer, preprocess
+    model, tokenizer, _, preprocess = checkpoint.load_answerer(folder)
+    return model, tokenizer, preprocess
+
+
+def load_text_model(folder: Path | str) -> tuple[AnyAnswerer, Tokenizer, Preprocess]:
+    """The checkpoint folder of a captioner or an answerer that vistill has made; as `load_model`."""
+    captioners = (checkpoint.KIND, prefix_checkpoint.KIND)
+    if read_config(Path(folder), *ANSWERERS, *captioners)["kind"] in ANSWERERS:
+        return load_answerer(folder)
+    model, tokenizer, preprocess = load_model(folder)
+    assert not isinstance(model, PretrainedCaptioner)
+    return model, tokenizer, preprocess
+
+
+def save_answerer(folder: Path, model: AnyAnswerer, tokenizer: Tokenizer, provenance: dict[str, Any]) -> None:
+    """Write the checkpoint folder of an answerer; as `save_model`. Raises ConfigError without `<ask>`."""
+    if isinstance(model, PrefixCaptioner):
+        kind = prefix_checkpoint.ANSWERER
+        prefix_checkpoint.save_prefix_captioner(folder, model, tokenizer, provenance, kind)
+    else:
+        checkpoint.save_answerer(folder, model, tokenizer, provenance)
 
 
 def load_dual_model(source: Path | str) -> tuple[AnyDual, Tokenizer, Preprocess]:

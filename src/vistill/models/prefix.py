@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from vistill.errors import ConfigError
 from vistill.models.adopt import HostedDecoder, to_rows
-from vistill.models.language import KeyValue
+from vistill.models.language import NEVER, KeyValue
 from vistill.models.lora import LoraConfig, add_lora
 from vistill.models.mapper import EncoderLayer
 from vistill.models.tokens import BOS, EOS, NEVER_GENERATED, PAD
@@ -187,6 +187,8 @@ class PrefixMapper(nn.Module):
 class PrefixDecoder(HostedDecoder):
     """A causal language model behind a prefix, with the calls of `vistill.models.language.Decoder`.
 
+    Questions of a batch are filled on the left, between the prefix and their first token.
+
     `checkpointing` computes activations again in the backward pass. `transformers` keeps no keys and values
     then, so while it learns the prefix runs once for each caption and `cross_kv` hands on its embeddings.
     """
@@ -225,13 +227,18 @@ class PrefixDecoder(HostedDecoder):
         return logits.view(b, c, t, -1)
 
     def step(
-        self, tokens: Tensor, cross: list[KeyValue], past: list[KeyValue]
+        self, tokens: Tensor, cross: list[KeyValue], past: list[KeyValue], offset: Tensor | None = None
     ) -> tuple[Tensor, list[KeyValue]]:
         """One position: tokens [B, C] and past (key, value) [B, C, h, T, d] -> logits [B, C, V], new past.
 
-        The past holds the text alone; the prefix is put before it for each step.
+        The past holds the text alone; the prefix is put before it for each step. offset: int64 [B], how many
+        of the past positions are padding on the left, as `prefill` had it.
         """
         b, c = tokens.shape
+        seen = None
+        if offset is not None:
+            rows = offset.unsqueeze(1).expand(b, c).flatten()
+            seen = _padded(rows, cross[0][0].shape[2], past[0][0].shape[3], 1)
         joined = [
             (
                 torch.cat((to_rows(pk, c), k.flatten(0, 1)), 2),
@@ -239,25 +246,53 @@ class PrefixDecoder(HostedDecoder):
             )
             for (pk, pv), (k, v) in zip(cross, past, strict=True)
         ]
-        logits, present = self._run(self.embed(tokens.reshape(b * c, 1)), joined)
+        logits, present = self._run(self.embed(tokens.reshape(b * c, 1)), joined, seen)
         length = cross[0][0].shape[2]
-        rows = [
+        text = [
             (k[:, :, length:].unflatten(0, (b, c)), v[:, :, length:].unflatten(0, (b, c))) for k, v in present
         ]
-        return logits[:, -1].view(b, c, -1), rows
+        return logits[:, -1].view(b, c, -1), text
+
+    def prefill(self, tokens: Tensor, cross: list[KeyValue], offset: Tensor) -> list[KeyValue]:
+        """The past after the first T tokens of a text: tokens [B, T] -> (key, value) [B, 1, h, T, d].
+
+        Each row begins with offset [B] tokens of padding, which no later step attends to.
+        """
+        length = cross[0][0].shape[2]
+        _, present = self._run(self.embed(tokens), cross, _padded(offset, length, 0, tokens.shape[1]))
+        return [(k[:, :, length:].unsqueeze(1), v[:, :, length:].unsqueeze(1)) for k, v in present]
 
     def _checkpoints(self) -> bool:
         return self.checkpointing and self.training
 
-    def _run(self, embeds: Tensor, past: list[KeyValue]) -> tuple[Tensor, list[KeyValue]]:
-        """embeds [R, T, D] after past (key, value) [R, h, S, d] -> logits [R, T, V], past of length S + T."""
+    def _run(
+        self, embeds: Tensor, past: list[KeyValue], seen: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, list[KeyValue]]:
+        """embeds [R, T, D] after past (key, value) [R, h, S, d] -> logits [R, T, V], past of length S + T.
+
+        seen: positions and mask, where there is padding on the left.
+        """
         from transformers import DynamicCache
 
         cache: Any = DynamicCache()
         for layer, (key, value) in enumerate(past):
             cache.update(key, value, layer)
-        out = self.language(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
+        out = self.language(inputs_embeds=embeds, past_key_values=cache, use_cache=True, **(seen or {}))
         return out.logits, [(layer.keys, layer.values) for layer in cache.layers]
+
+
+def _padded(offset: Tensor, prefix: int, first: int, count: int) -> dict[str, Tensor]:
+    """What a language model has to be told of `count` tokens of texts that begin with offset [R] of padding.
+
+    prefix: embeddings before the text. first: the place of the first of these tokens in it. Returns
+    position_ids [R, count] and attention_mask [R, 1, count, prefix + first + count], to be added to scores.
+    """
+    places = torch.arange(first, first + count, device=offset.device)
+    keys = torch.arange(-prefix, first + count, device=offset.device)
+    padding = (keys >= 0) & (keys < offset[:, None])  # [R, keys]
+    unseen = (keys > places[:, None]) | padding[:, None]  # [R, count, keys]
+    positions = prefix + (places - offset[:, None]).clamp_min(0)
+    return {"position_ids": positions, "attention_mask": (unseen * NEVER)[:, None]}
 
 
 class PrefixCaptioner(nn.Module):
@@ -272,7 +307,7 @@ class PrefixCaptioner(nn.Module):
     def __init__(self, config: PrefixConfig, *, pretrained: bool = False, language: Any = None) -> None:
         super().__init__()
         language = make_language(config.decoder) if language is None else language
-        self.config = replace(config, decoder=_described(config.decoder, language))
+        self.config = replace(config, decoder=described_language(config.decoder, language))
         self.tower = VisionTower(config.vision, pretrained=pretrained)
         size = config.vision.image_size
         with torch.no_grad():
@@ -304,10 +339,10 @@ class PrefixCaptioner(nn.Module):
         return logits
 
     def step(
-        self, tokens: Tensor, cross: list[KeyValue], past: list[KeyValue]
+        self, tokens: Tensor, cross: list[KeyValue], past: list[KeyValue], offset: Tensor | None = None
     ) -> tuple[Tensor, list[KeyValue]]:
         """One decoding step, `PrefixDecoder.step` with the tokens masked that a caption never holds."""
-        logits, present = self.decoder.step(tokens, cross, past)
+        logits, present = self.decoder.step(tokens, cross, past, offset)
         forbidden = torch.zeros(logits.shape[-1], device=logits.device)
         forbidden[[*NEVER_GENERATED, *self.config.decoder.blocked]] = -1e9
         return logits + forbidden, present
@@ -346,7 +381,7 @@ def _set_learning(language: Any, config: LanguageConfig) -> None:
         language.requires_grad_(False)
 
 
-def _described(config: LanguageConfig, language: Any) -> LanguageConfig:
+def described_language(config: LanguageConfig, language: Any) -> LanguageConfig:
     """`config` with kind, settings and vocabulary of the language model that is there."""
     settings = {k: v for k, v in language.config.to_diff_dict().items() if k not in _NOT_SETTINGS}
     vocab_size = language.get_input_embeddings().num_embeddings

@@ -1,6 +1,6 @@
 """A prefix captioner as one folder.
 
-config.json         format, kind `prefix-captioner`, settings, preprocessing, provenance
+config.json         format, kind `prefix-captioner` or `prefix-answerer`, settings, preprocessing, provenance
 model.safetensors   tower, mapper and LoRA
 tokenizer.json      ids 0 to 3 are `<pad> <bos> <eos> <unk>`
 language/           the language model as `transformers` saves it, without LoRA; `from_pretrained` opens it
@@ -26,17 +26,28 @@ from vistill.models.prefix import LanguageConfig, PrefixCaptioner, PrefixConfig,
 from vistill.models.torchvision_repair import repair_torchvision
 from vistill.models.vision import VisionConfig
 from vistill.runtime.image import Preprocess
+from vistill.runtime.prompts import ask_mark
 
 KIND = "prefix-captioner"
+ANSWERER = "prefix-answerer"  # the same, with the mark `<ask>` in its tokenizer
 LANGUAGE = "language"
 
 
 def save_prefix_captioner(
-    folder: Path, model: PrefixCaptioner, tokenizer: Tokenizer, provenance: dict[str, Any]
+    folder: Path,
+    model: PrefixCaptioner,
+    tokenizer: Tokenizer,
+    provenance: dict[str, Any],
+    kind: str = KIND,
 ) -> None:
-    """Write the folder; it appears at once under its name, replacing an older one."""
+    """Write the folder; it appears at once under its name, replacing an older one.
+
+    Raises ConfigError for an answerer without the mark `<ask>`.
+    """
+    if kind == ANSWERER:
+        ask_mark(tokenizer)
     with replacing(folder) as temporary:
-        write_config(temporary, KIND, model.config, provenance)
+        write_config(temporary, kind, model.config, provenance)
         save_file(
             {name: t.detach().cpu().contiguous() for name, t in _own_weights(model).items()},
             temporary / "model.safetensors",
@@ -47,18 +58,20 @@ def save_prefix_captioner(
             language.save_pretrained(temporary / LANGUAGE, state_dict=_without_lora(language))
 
 
-def load_prefix_captioner(folder: Path | str) -> tuple[PrefixCaptioner, Tokenizer, PrefixConfig, Preprocess]:
-    """Read the folder; the model comes in evaluation mode on the CPU.
+def load_prefix_captioner(
+    folder: Path | str, kind: str = KIND
+) -> tuple[PrefixCaptioner, Tokenizer, PrefixConfig, Preprocess]:
+    """Read the folder of this kind; the model comes in evaluation mode on the CPU.
 
     Raises BundleError, naming the file, if something is missing, broken or of another format.
     """
     folder = Path(folder)
-    raw = read_config(folder, KIND)
+    raw = read_config(folder, kind)
     try:
         config = _config(raw["model"])
         preprocess = Preprocess.from_dict(raw["preprocess"])
     except (KeyError, TypeError, ConfigError) as error:
-        raise BundleError(f"{folder / 'config.json'}: {error!r} does not describe a {KIND}") from error
+        raise BundleError(f"{folder / 'config.json'}: {error!r} does not describe a {kind}") from error
     named = bool(config.decoder.source)
     for name in ("model.safetensors", "tokenizer.json", *([] if named else [f"{LANGUAGE}/config.json"])):
         if not (folder / name).is_file():

@@ -48,8 +48,8 @@ def _open_checkpoint(folder: Path, threads: int | None, given: dict[str, Any]) -
     import torch
 
     from vistill.models.answerer import PromptedStepper, of_questions
-    from vistill.models.checkpoint import ANSWERER, load_answerer
     from vistill.models.folder import read_config
+    from vistill.models.loading import ANSWERERS, load_answerer
     from vistill.models.tokens import EOS
     from vistill.report.generate import hash_files
     from vistill.runtime.decode import generate
@@ -58,8 +58,8 @@ def _open_checkpoint(folder: Path, threads: int | None, given: dict[str, Any]) -
 
     if threads:
         torch.set_num_threads(threads)
-    model, tokenizer, _, spec = load_answerer(folder)
-    provenance = read_config(folder, ANSWERER).get("provenance", {})
+    model, tokenizer, spec = load_answerer(folder)
+    provenance = read_config(folder, *ANSWERERS).get("provenance", {})
     search = replace(GenerationConfig(**provenance.get("config", {}).get("generation", {})), **given)
     longest = model.config.decoder.context - search.max_new_tokens
 
@@ -79,5 +79,6 @@ def _open_checkpoint(folder: Path, threads: int | None, given: dict[str, Any]) -
 
         return answer_pairs(list(pairs), BATCH, read, search_all)
 
-    mark = hash_files([folder / "model.safetensors", folder / "tokenizer.json"])
+    language = sorted((folder / "language").glob("*.safetensors"))
+    mark = hash_files([folder / "model.safetensors", folder / "tokenizer.json", *language])
     return Answering(answer, "checkpoint", search, mark)

@@ -1,7 +1,7 @@
 """The answer task: a captioner that reads a question first, its data, its objective, and its scores."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ from vistill.data.collate import Batch
 from vistill.distill.objective import CaptionObjective, ObjectiveConfig
 from vistill.errors import ConfigError
 from vistill.metrics.vqa_baselines import Asked
-from vistill.models.answerer import PromptedStepper, grow_vocabulary, of_questions
-from vistill.models.captioner import Captioner, CaptionerConfig
-from vistill.models.checkpoint import load_text_model, save_answerer
+from vistill.models.adopt import reads_its_own_way, with_ask_mark
+from vistill.models.answerer import AnyAnswerer, PromptedStepper, grow_vocabulary, of_questions
+from vistill.models.captioner import CaptionerConfig
+from vistill.models.loading import load_text_model, save_answerer
+from vistill.models.prefix import PrefixCaptioner, PrefixConfig
 from vistill.models.tokens import EOS
 from vistill.models.vision import tower_preprocess
 from vistill.runtime.decode import GenerationConfig, generate
@@ -35,6 +37,7 @@ from vistill.train.run import (
     print_parameters,
     provenance,
 )
+from vistill.train.start import from_nothing, with_language
 
 SHORTEST_PROMPT = 8
 """Tokens that a question needs at least, its two marks included."""
@@ -53,6 +56,10 @@ class AnswerTrainConfig:
     """Checkpoint of a captioner or answerer to start from; new words get new tokens. Empty starts anew."""
     datamodule: DataConfig = field(default_factory=DataConfig)
     model: CaptionerConfig = field(default_factory=CaptionerConfig)
+    prefix: PrefixConfig | None = None
+    """A prefix captioner, to be trained instead of `model`."""
+    language: str = ""
+    """Folder or hub name of the language model it starts from; empty: random weights."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     generation: GenerationConfig = field(
@@ -100,7 +107,7 @@ def train(config: AnswerTrainConfig, *, resume: bool = False) -> Path:
             lambda place, model, origin: save_answerer(place, model, tokenizer, origin),
             config.trainer.policy(),
         ),
-        provenance(config, model=model.config),
+        _provenance(config, model.config),
         per_epoch,
         best_by=MEAN,  # the half of all questions that is yes/no would hide the others
         shown=(ACCURACY, MEAN, *kinds),
@@ -110,6 +117,11 @@ def train(config: AnswerTrainConfig, *, resume: bool = False) -> Path:
     samples = _samples(data, preprocess, score)
     fit(config, Task(model, objective, answer, data, per_epoch, [score, samples]), folder, resume=resume)
     return folder
+
+
+def _provenance(config: AnswerTrainConfig, model: CaptionerConfig | PrefixConfig) -> dict[str, Any]:
+    brought = {"prefix": model} if isinstance(model, PrefixConfig) else {"model": model, "prefix": None}
+    return provenance(config, language=Path(config.language).name, **brought)
 
 
 def _samples(data: AnswerData, preprocess: Preprocess, score: ScoreDev) -> LogSamples:
@@ -123,7 +135,7 @@ def _samples(data: AnswerData, preprocess: Preprocess, score: ScoreDev) -> LogSa
 
 
 def write_answers(
-    model: Captioner,
+    model: AnyAnswerer,
     batch: Batch,
     tokenizer: Tokenizer,
     generation: GenerationConfig,
@@ -162,12 +174,17 @@ def score_answers(questions: Mapping[str, Asked], answers: Mapping[str, str]) ->
     return {**overall, **means}
 
 
-def _start_model(config: AnswerTrainConfig, data: AnswerData) -> tuple[Captioner, Tokenizer, Preprocess]:
+def _start_model(config: AnswerTrainConfig, data: AnswerData) -> tuple[AnyAnswerer, Tokenizer, Preprocess]:
     if config.init_from:
-        model, tokenizer, _, preprocess = load_text_model(config.init_from)
-        tokenizer = data.tokenizer(tokenizer)
-        return grow_vocabulary(model, tokenizer.get_vocab_size()), tokenizer, preprocess
-    tokenizer = data.tokenizer()
-    decoder = replace(config.model.decoder, vocab_size=tokenizer.get_vocab_size())
-    start = replace(config.model, decoder=decoder)
-    return Captioner(start, pretrained=True), tokenizer, tower_preprocess(start.vision)
+        model, tokenizer, preprocess = load_text_model(config.init_from)
+    elif config.prefix is not None and config.language:
+        model, tokenizer = with_language(config.prefix, config.language)
+        preprocess = tower_preprocess(config.prefix.vision)
+    else:
+        tokenizer = data.tokenizer()
+        model = from_nothing(config.model, config.prefix, tokenizer)
+        return model, tokenizer, tower_preprocess(model.config.vision)
+    if isinstance(model, PrefixCaptioner) and reads_its_own_way(tokenizer):
+        return model, with_ask_mark(tokenizer, model.config.decoder.blocked), preprocess
+    tokenizer = data.tokenizer(tokenizer)
+    return grow_vocabulary(model, tokenizer.get_vocab_size()), tokenizer, preprocess

@@ -1,11 +1,10 @@
 """The caption task: a captioner, its data, its objective, and the scoring of what it writes."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -18,12 +17,10 @@ from vistill.errors import ConfigError
 from vistill.metrics.caption import score_captions
 from vistill.metrics.diversity import diversity
 from vistill.metrics.ptb import tokenize
-from vistill.models.adopt import load_language, source_hash
 from vistill.models.answerer import grow_vocabulary
 from vistill.models.captioner import Captioner, CaptionerConfig, TorchStepper
-from vistill.models.language import DecoderConfig
 from vistill.models.loading import AnyCaptioner, load_model, save_model
-from vistill.models.prefix import LanguageConfig, PrefixCaptioner, PrefixConfig
+from vistill.models.prefix import PrefixConfig
 from vistill.models.pretrained import PretrainedCaptioner, PretrainedConfig
 from vistill.models.tokens import BOS, EOS
 from vistill.models.vision import tower_preprocess
@@ -43,6 +40,7 @@ from vistill.train.run import (
     print_parameters,
     provenance,
 )
+from vistill.train.start import from_nothing, with_language
 
 
 @dataclass(frozen=True)
@@ -146,35 +144,11 @@ def _start_model(config: TrainConfig, data: CaptionData) -> tuple[AnyCaptioner, 
     if config.init_from:
         return load_model(config.init_from)
     if config.prefix is not None and config.language:
-        decoder = config.prefix.decoder
-        language, tokenizer, blocked = load_language(config.language, decoder.bits)
-        decoder = dataclasses.replace(decoder, blocked=blocked)
-        if decoder.named or decoder.bits:
-            place = Path(config.language)
-            source = str(place.resolve()) if place.is_dir() else config.language
-            decoder = dataclasses.replace(decoder, source=source, weights=source_hash(source))
-        start = dataclasses.replace(config.prefix, decoder=decoder)
-        prefixed = PrefixCaptioner(start, pretrained=True, language=language)
-        return prefixed, tokenizer, tower_preprocess(start.vision)
+        prefixed, tokenizer = with_language(config.prefix, config.language)
+        return prefixed, tokenizer, tower_preprocess(config.prefix.vision)
     tokenizer = data.train_tokenizer()
-    if config.prefix is not None:
-        start = dataclasses.replace(config.prefix, decoder=_sized(config.prefix.decoder, tokenizer))
-        return PrefixCaptioner(start, pretrained=True), tokenizer, tower_preprocess(start.vision)
-    plain = dataclasses.replace(config.model, decoder=_sized(config.model.decoder, tokenizer))
-    return Captioner(plain, pretrained=True), tokenizer, tower_preprocess(plain.vision)
-
-
-Sized = TypeVar("Sized", DecoderConfig, LanguageConfig)
-
-
-def _sized(decoder: Sized, tokenizer: Tokenizer) -> Sized:
-    """`decoder` with the tokenizer's vocabulary, unless it names a larger one. Raises ConfigError."""
-    size = decoder.vocab_size or tokenizer.get_vocab_size()
-    if size < tokenizer.get_vocab_size():
-        raise ConfigError(
-            f"model.decoder.vocab_size={size}: the tokenizer has {tokenizer.get_vocab_size()} entries"
-        )
-    return dataclasses.replace(decoder, vocab_size=size)
+    model = from_nothing(config.model, config.prefix, tokenizer)
+    return model, tokenizer, tower_preprocess(model.config.vision)
 
 
 def _with_new_words(
