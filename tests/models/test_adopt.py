@@ -42,17 +42,9 @@ def tiny_gpt2(vocab: int, **settings: Any) -> Any:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=vocab,
-        n_embd=16,
-        n_layer=1,
-        n_head=2,
-        n_positions=32,
-        bos_token_id=vocab - 1,
-        eos_token_id=vocab - 1,
-        **settings,
-    )
-    return GPT2LMHeadModel(config).eval()
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32}
+    marks = {"bos_token_id": vocab - 1, "eos_token_id": vocab - 1}
+    return GPT2LMHeadModel(GPT2Config(vocab_size=vocab, **{**sizes, **marks, **settings})).eval()
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -110,7 +110,7 @@ def test_a_killed_run_ends_like_a_whole_one_and_two_data_sets_are_one(tmp_path: 
 
 
 @pytest.mark.slow
-def test_a_frozen_language_model_answers_and_is_exported(tmp_path: Path) -> None:
+def test_a_public_language_model_answers_and_is_exported(tmp_path: Path) -> None:
     from transformers import PreTrainedTokenizerFast
 
     questions = build_questions(tmp_path)
@@ -121,7 +121,6 @@ def test_a_frozen_language_model_answers_and_is_exported(tmp_path: Path) -> None
     words = (
         "task=answer",
         "prefix=tiny",
-        "prefix.decoder.tune=lora",
         "prefix.decoder.context=64",
         f"language={tmp_path}/lm",
         f"datamodule.path={questions}",
@@ -131,7 +130,7 @@ def test_a_frozen_language_model_answers_and_is_exported(tmp_path: Path) -> None
     )
     told = _train(tmp_path, "answerer", *words, "trainer.max_epochs=6")
     losses = [float(line.split("loss ")[1].split()[0]) for line in told.splitlines() if "loss " in line]
-    assert losses[-1] < 0.6 * losses[0]
+    assert losses[-1] < 0.75 * losses[0]
     best = tmp_path / "answerer" / "best"
     model, asking, _ = load_answerer(best)
     assert isinstance(model, PrefixCaptioner)
