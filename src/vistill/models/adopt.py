@@ -208,8 +208,8 @@ def reads_its_own_way(tokenizer: Tokenizer) -> bool:
 def with_ask_mark(tokenizer: Tokenizer, blocked: Sequence[int]) -> Tokenizer:
     """The tokenizer with the mark `<ask>`, under the id of one of the language model's own marks.
 
-    blocked: the ids that `adopt` tells, which are never generated; the model knows this one as an end of a
-    text, and its table stays as it is. One that has the mark comes back. Raises ConfigError if none is free.
+    blocked: the ids that `adopt` tells, which are never generated. The tables of the model stay as they are.
+    A tokenizer that has the mark comes back. Raises ConfigError if no id is free.
     """
     if tokenizer.token_to_id(ASK) is not None:
         return tokenizer

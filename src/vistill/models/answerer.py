@@ -63,9 +63,8 @@ def of_questions(cross: list[KeyValue], owner: Sequence[int]) -> list[KeyValue]:
 def grow_vocabulary(model: AnyAnswerer, size: int) -> AnyAnswerer:
     """The same network with `size` tokens; new ones begin as the mean of all, a little apart.
 
-    A model that has that many already comes back as it is; a language model is changed where it is.
-    `decoder.new_rows` tells how many are new. Raises
-    ConfigError for a language model that does not learn.
+    A model that has that many already comes back as it is; a prefix captioner is changed in place.
+    `decoder.new_rows` tells how many are new. Raises ConfigError for a language model that does not learn.
     """
     had = model.config.decoder.vocab_size
     if size <= had:
