@@ -15,7 +15,7 @@ from vistill.distill.answers import Ask
 from vistill.distill.teachers import load_teacher
 from vistill.models.loading import load_model
 from vistill.models.prefix import LanguageConfig, PrefixCaptioner
-from vistill.report.generate import open_model
+from vistill.report.generate import hash_files, open_model
 from vistill.runtime.decode import GenerationConfig
 from vistill.runtime.image import read_image
 from vistill.train.caption import train
@@ -51,6 +51,9 @@ def test_the_whole_line(tmp_path: Path) -> None:
     images = [rows[i]["image"] for i in range(3)]
     evaluated = open_model(tmp_path / "first", num_beams=2)
     texts = [caption.text for caption in evaluated.caption(images)]
+    kept = [best / "model.safetensors", best / "tokenizer.json", best / "language" / "model.safetensors"]
+    assert evaluated.bytes == sum(file.stat().st_size for file in kept)
+    assert evaluated.hash == hash_files(kept)
     ask = Ask(captions=1, generation=GenerationConfig(num_beams=2, max_new_tokens=8), top_k=3, hidden="all")
     teacher = load_teacher(str(best))
     answers = teacher.answer([read_image(image) for image in images], [["a red circle"]] * 3, ask)

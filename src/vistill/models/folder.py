@@ -42,6 +42,12 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         raise BundleError(f"{weights} does not fit its config.json: {error}") from error
 
 
+def model_files(folder: Path) -> list[Path]:
+    """The files of a checkpoint that decide what it says: weights, tokenizer, those of a language model."""
+    language = sorted((folder / "language").glob("*.safetensors"))
+    return [folder / "model.safetensors", folder / "tokenizer.json", *language]
+
+
 def read_config(folder: Path, *kinds: str) -> dict[str, Any]:
     """config.json (or, where it is, vistill.json) of a folder, which must be of one of these kinds.
 

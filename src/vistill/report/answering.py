@@ -48,7 +48,7 @@ def _open_checkpoint(folder: Path, threads: int | None, given: dict[str, Any]) -
     import torch
 
     from vistill.models.answerer import PromptedStepper, of_questions
-    from vistill.models.folder import read_config
+    from vistill.models.folder import model_files, read_config
     from vistill.models.loading import ANSWERERS, load_answerer
     from vistill.models.tokens import EOS
     from vistill.report.generate import hash_files
@@ -79,6 +79,5 @@ def _open_checkpoint(folder: Path, threads: int | None, given: dict[str, Any]) -
 
         return answer_pairs(list(pairs), BATCH, read, search_all)
 
-    language = sorted((folder / "language").glob("*.safetensors"))
-    mark = hash_files([folder / "model.safetensors", folder / "tokenizer.json", *language])
+    mark = hash_files(model_files(folder))
     return Answering(answer, "checkpoint", search, mark)

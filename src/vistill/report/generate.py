@@ -87,7 +87,7 @@ def _open_checkpoints(
 
     from vistill.distill.teachers_vistill import CheckpointTeacher, ensemble_stepper
     from vistill.models.captioner import parameter_count
-    from vistill.models.folder import read_config
+    from vistill.models.folder import model_files, read_config
     from vistill.models.loading import KINDS
     from vistill.models.tokens import BOS, EOS
     from vistill.runtime.decode import generate
@@ -111,7 +111,7 @@ def _open_checkpoints(
         texts = members[0].tokenizer.decode_batch([list(hypothesis.tokens) for hypothesis in best])
         return [Caption(text.strip(), found.score) for text, found in zip(texts, best, strict=True)]
 
-    files = [folder / name for folder in folders for name in ("model.safetensors", "tokenizer.json")]
+    files = [file for folder in folders for file in model_files(folder)]
     treats = [member.preprocess.to_dict() for member in members]
     same = all(treat == treats[0] for treat in treats)
     return Model(
