@@ -275,6 +275,8 @@ def page(start: dict[str, Any], done: Sequence[dict[str, Any]], aerial: int, eve
             "Made by `python scripts/finetune_rsicd.py --write`, whose head says what a run is: the",
             "captioner of the package, fine-tuned on photos of RSICD (captions de-duplicated in a photo).",
             f"Mean ± standard deviation of {seeds} seeds, greedy captions throughout.",
+            f"Every run has about {STEPS} steps of {BATCH} photos, or one epoch where that is more: with few photos",
+            "each is seen many times, and nothing here is trained to its end.",
             "",
             f"![CIDEr by photos]({PICTURE})",
             "",

@@ -13,6 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.killing import run_and_kill
 from tests.tiny import build_data
 
+from vistill.train.run import changed
+
 WORDS = (
     "model=tiny",
     "logger=none",
@@ -81,6 +83,17 @@ def test_killed_runs_end_like_whole_ones(tmp_path: Path, objective: str) -> None
 
 
 @pytest.mark.slow
+def test_settings_that_changed_are_named() -> None:
+    before = {"name": "a", "optim": {"lr": 1e-3, "warmup": 0.1}, "prefix": None, "gone": 1}
+    after = {"name": "a", "optim": {"lr": 2e-3, "warmup": 0.1}, "prefix": {"width": 3}}
+    assert changed(before, after) == [
+        "optim.lr: 0.001 -> 0.002",
+        "prefix: None -> {'width': 3}",
+        "gone: 1 -> None",
+    ]
+    assert changed(before, before) == []
+
+
 def test_a_folder_is_not_trained_over_and_nothing_is_resumed_from_nothing(tmp_path: Path) -> None:
     build_data(tmp_path)
     done = subprocess.run(_command(tmp_path, "run", "--resume"), capture_output=True, text=True, check=False)
@@ -90,6 +103,11 @@ def test_a_folder_is_not_trained_over_and_nothing_is_resumed_from_nothing(tmp_pa
     done = subprocess.run(_command(tmp_path, "run"), capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "add --resume" in done.stderr
+    more = _command(tmp_path, "run", "trainer.max_epochs=1", "--resume")
+    again = subprocess.run(more, capture_output=True, text=True, check=True)
+    assert "other settings" not in again.stderr
+    again = subprocess.run([*more, "optim.lr=0.5"], capture_output=True, text=True, check=True)
+    assert "other settings than it began with: optim.lr: 0.0004 -> 0.5" in again.stderr
 
 
 @pytest.mark.slow

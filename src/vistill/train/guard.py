@@ -61,7 +61,7 @@ class CheckLoss(Callback):
             return
         start, now = statistics.fmean(self.losses[:FIRST]), statistics.fmean(self.losses[-FIRST:])
         if now - start > max((RISE - 1) * abs(start), 0.5):
-            _warn(
+            warn(
                 f"the loss rises: {start:.2f} in the first {FIRST} steps, {now:.2f} up to step {step + 1}; "
                 f"optim.lr={self.rate:g} may be too high"
             )
@@ -96,7 +96,7 @@ class Patience(Callback):
         if stop and not trainer.should_stop:
             trainer.should_stop = True
             if trainer.is_global_zero:
-                _warn(
+                warn(
                     f"stopped after step {trainer.global_step}: {self.waited} validations without a better "
                     f"{self.score.best_by} than {self.best:.2f} (trainer.patience)"
                 )
@@ -117,7 +117,7 @@ class WarnOfRepetition(Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         share = self.score.scores.get(REPETITION, 0.0)
         if share > MUCH_REPETITION and trainer.is_global_zero:
-            _warn(
+            warn(
                 f"{share:.0f}% of the captions repeat a word or a pair of words (more than "
                 f"{MUCH_REPETITION:.0f}%): fewer epochs, a lower optim.lr or another trainer.freeze may help"
             )
@@ -183,5 +183,6 @@ def counted(model: nn.Module, *, averaged: bool) -> dict[str, int]:
     return {**sizes, **({"averaged": everything} if averaged else {})}
 
 
-def _warn(text: str) -> None:
+def warn(text: str) -> None:
+    """A line on stderr."""
     print(f"warning: {text}", file=sys.stderr, flush=True)

@@ -1,10 +1,11 @@
 """What every training run shares, whatever its task: settings, folder, trainer, provenance."""
 
 import dataclasses
+import json
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,7 @@ from vistill.provenance import environment, git_revision
 from vistill.train.callbacks import LAST, KeepLast, RandomState, ScoreDev
 from vistill.train.datamodule import DataConfig
 from vistill.train.freeze import FreezePolicy, parameter_table, policy_of
-from vistill.train.guard import CheckLoss, Patience, TellMemory, WarnOfRepetition
+from vistill.train.guard import CheckLoss, Patience, TellMemory, WarnOfRepetition, warn
 from vistill.train.module import Objective, Predict, TrainModule
 from vistill.train.optim import OptimConfig
 from vistill.train.thaw import Thaw, ThawConfig
@@ -143,6 +144,7 @@ class Task:
 def open_folder(config: RunConfig, resume: bool) -> Path:
     """OUT/NAME, with the settings in `config.json`; seeds everything.
 
+    Settings that differ from those that a resumed run began with are told: it does not end as one run would.
     Raises ConfigError if the folder holds another run, or nothing to resume.
     """
     folder = Path(config.out) / config.name
@@ -154,9 +156,24 @@ def open_folder(config: RunConfig, resume: bool) -> Path:
     if not config.trainer.fast_dev_run:
         folder.mkdir(parents=True, exist_ok=True)
         if getattr(rank_zero_only, "rank", 0) == 0:  # torchrun starts all processes at once
-            write_json(folder / "config.json", _plain(config))
+            settings, now = folder / "config.json", json.loads(json.dumps(_plain(config)))
+            for change in changed(json.loads(settings.read_text()), now) if resume else ():
+                warn(f"this run goes on with other settings than it began with: {change}")
+            write_json(settings, now)
     L.seed_everything(config.trainer.seed, verbose=False)
     return folder
+
+
+def changed(before: Mapping[str, Any], after: Mapping[str, Any], place: str = "") -> list[str]:
+    """The settings that differ, as `optim.lr: 0.001 -> 0.002`."""
+    out = []
+    for key in [*before, *(key for key in after if key not in before)]:
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            out += changed(old, new, f"{place}{key}.")
+        elif old != new:
+            out.append(f"{place}{key}: {old} -> {new}")
+    return out
 
 
 def fit(config: RunConfig, task: Task, folder: Path, *, resume: bool) -> None:
