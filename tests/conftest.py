@@ -10,12 +10,11 @@ BUNDLE = ROOT / "src" / "vistill" / "bundles" / "captioner"
 NO_DATA = "VISTILL_DATA does not name the folder of the real data sets"
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Let the process that gathers results import what their warnings name (Lightning, by torchvision)."""
-    if config.getoption("numprocesses", None):
-        from vistill.models.torchvision_repair import repair_torchvision
+def pytest_configure() -> None:
+    """Let every process import what asks for torchvision: tests, and warnings that name their modules."""
+    from vistill.models.torchvision_repair import repair_torchvision
 
-        repair_torchvision()
+    repair_torchvision()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

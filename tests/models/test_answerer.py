@@ -78,7 +78,7 @@ def test_new_tokens_leave_the_old_ones_as_they_are(model: AnyAnswerer) -> None:
     grown = grow_vocabulary(copy.deepcopy(model), 25)
     assert grown.config.decoder.vocab_size == 25
     assert not grown.training
-    tokens = torch.randint(0, 20, (2, 3, 9))
+    tokens = torch.randint(1, 20, (2, 3, 9))
     pixels = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         before, after = model(pixels, tokens), grown(pixels, tokens)

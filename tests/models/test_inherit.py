@@ -67,7 +67,7 @@ def test_a_decoder() -> None:
 def test_inheriting_all_layers_is_the_same_model() -> None:
     big, same = _decoder(3).eval(), _decoder(3).eval()
     same.load_state_dict(inherit(big.state_dict(), same.state_dict()))
-    tokens, memory = torch.randint(0, 20, (1, 2, 5)), torch.randn(1, 4, 16)
+    tokens, memory = torch.randint(1, 20, (1, 2, 5)), torch.randn(1, 4, 16)
     with torch.inference_mode():
         assert torch.equal(big(tokens, big.cross_kv(memory)), same(tokens, same.cross_kv(memory)))
 

@@ -62,10 +62,14 @@ def words(root: Path, name: str, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-def train(*settings: Any) -> Path:
+def compose_dual(*settings: Any) -> dual.DualTrainConfig:
     config = compose_train(words(*settings))
     assert isinstance(config, dual.DualTrainConfig)
-    return dual.train(config) / "best"
+    return config
+
+
+def train(*settings: Any) -> Path:
+    return dual.train(compose_dual(*settings)) / "best"
 
 
 def provenance(best: Path, file: str = "config.json") -> dict[str, Any]:
@@ -109,9 +113,10 @@ def test_a_text_tower_then_pictures_in_its_space(root: Path) -> None:
     with pytest.raises(BundleError, match="its text side has never learned"):
         export_dual(alone, root / "never", ExportConfig(precision="fp32"))
     assert open_sides(str(alone), str(first))[1].kind == "dual-encoder-text"
-
-    whole = train(root, "both", f"init_from={second}", "texts=", "trainer.max_epochs=1")
-    assert provenance(whole)["config"]["init_from"] == "image/best"
+    more = ("towers=image", "objective.contrastive=0", "objective.image.cosine=1", f"init_from={alone}")
+    longer = train(root, "longer", *more, "trainer.max_epochs=1")
+    assert provenance(longer)["untrained"] == ["text"], "going on does not train it"
+    assert dual.untrained_sides(compose_dual(root, "x", "towers=image", f"text_from={alone}")) == ["text"]
 
 
 def scores_of(best: Path, data: Path, teacher: TextCache) -> dict[str, float]:

@@ -41,12 +41,16 @@ class Request:
 
 
 class Outcome(NamedTuple):
-    """What an evaluation found: metrics.json, predictions.jsonl, pages by name, the table on the screen."""
+    """What an evaluation found: metrics.json, predictions.jsonl, pages by name, the table on the screen.
+
+    coco: the captions as COCO's results file.
+    """
 
     metrics: dict[str, Any]
     predictions: list[str]
     pages: dict[str, str]
     table: list[str]
+    coco: str = ""
 
 
 def evaluate(
@@ -91,6 +95,7 @@ def evaluate(
     and report.html, a page with pictures that opens from a disk (and, of a retriever, report.md).
     """
     from vistill.errors import ConfigError
+    from vistill.files import write_text
 
     if task not in ("caption", "answer", "retrieval"):
         raise ConfigError(f"task={task!r}: use caption, answer or retrieval")
@@ -113,16 +118,18 @@ def evaluate(
     elif task == "retrieval":
         found = _retrieval(request, texts, folds)
     else:
-        found = _captions(request, batch_size, time_pictures, coco)
+        found = _captions(request, batch_size, time_pictures)
     folder = out or Path("runs") / "evaluate" / f"{display_name(model)}-{split}"
     _write(folder, found)
+    if coco:
+        coco.parent.mkdir(parents=True, exist_ok=True)
+        write_text(coco, found.coco)
     for line in [json.dumps(found.metrics, indent=2, ensure_ascii=False)] if as_json else found.table:
         typer.echo(line)
     typer.echo(f"{folder / 'report.html'}", err=True)
 
 
-def _captions(request: Request, batch_size: int, time_pictures: int, coco: Path | None) -> Outcome:
-    from vistill.files import write_text
+def _captions(request: Request, batch_size: int, time_pictures: int) -> Outcome:
     from vistill.report.captions import (
         caption_rows,
         coco_results,
@@ -142,15 +149,13 @@ def _captions(request: Request, batch_size: int, time_pictures: int, coco: Path 
     speed = measure_speed(model, rows, time_pictures)
     scored = score_run(run)
     metrics = to_json(scored, model, *request.names, speed)
-    if coco:
-        coco.parent.mkdir(parents=True, exist_ok=True)
-        write_text(coco, json.dumps(coco_results(run), ensure_ascii=False) + "\n")
     page = render(build_page(scored, rows, metrics, pictures=request.pictures))
     table = [
         f"{name:8} {figure['value']:7.2f}  ({figure['low']:.2f} to {figure['high']:.2f})"
         for name, figure in scored.figures.items()
     ]
-    return Outcome(metrics, prediction_lines(scored), {"report.html": page}, table)
+    results = json.dumps(coco_results(run), ensure_ascii=False) + "\n"
+    return Outcome(metrics, prediction_lines(scored), {"report.html": page}, table, results)
 
 
 def _answers(request: Request) -> Outcome:

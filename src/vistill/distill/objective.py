@@ -177,7 +177,7 @@ class CaptionObjective:
         cross = model.decoder.cross_kv(memory)
         out, of_gold = {}, None
         if self.config.cross_entropy or self.config.top_k_kl:
-            of_gold = model.decoder(batch.tokens[..., :-1], cross)
+            of_gold = model.decoder(asked(batch.tokens), cross)
         if self.config.cross_entropy:
             assert of_gold is not None
             out["cross_entropy"] = cross_entropy(of_gold, batch.targets, self.config.label_smoothing)
@@ -187,7 +187,7 @@ class CaptionObjective:
             out["bag_of_words"] = bag_of_words(words + model.word_bias, shares[told])
         if samples is not None:
             tokens, rewards = samples
-            logits = model.decoder(tokens[..., :-1], [(key[told], value[told]) for key, value in cross])
+            logits = model.decoder(asked(tokens), [(key[told], value[told]) for key, value in cross])
             out["self_critical"] = self_critical(logits, tokens[..., 1:], rewards)
             out["reward"] = rewards.mean()
         if self.teaching is not None and self.config.wants():
@@ -206,7 +206,7 @@ class CaptionObjective:
         if taught.of_gold is not None and of_gold is not None:
             pairs.append((of_gold, taught.of_gold, batch.tokens))
         if taught.tokens is not None and (config.teacher_cross_entropy or taught.of_tokens is not None):
-            logits = model.decoder(taught.tokens[..., :-1], cross)
+            logits = model.decoder(asked(taught.tokens), cross)
             if config.teacher_cross_entropy:
                 out["teacher_cross_entropy"] = cross_entropy(logits, taught.tokens[..., 1:])
             if taught.of_tokens is not None:
@@ -269,6 +269,11 @@ class CaptionObjective:
         shape = (len(keys), self.config.samples)
         tokens = torch.tensor(pad(rows), device=features.device).view(*shape, -1)
         return tokens, torch.from_numpy(rewards).float().view(shape).to(features.device)
+
+
+def asked(tokens: Tensor) -> Tensor:
+    """What a decoder reads to be asked for the rest: [B, C, T] with marks -> [B, C, T - 1], no end mark."""
+    return tokens[..., :-1].masked_fill(tokens[..., 1:] == PAD, PAD)
 
 
 def word_shares(tokens: Tensor, vocab_size: int) -> Tensor:

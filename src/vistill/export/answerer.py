@@ -31,6 +31,8 @@ from vistill.models.answerer import AnyAnswerer, PromptedStepper, of_questions
 from vistill.models.folder import read_config
 from vistill.models.language import KeyValue
 from vistill.models.loading import ANSWERERS, load_answerer
+from vistill.models.lora import merge_lora
+from vistill.models.prefix import PrefixCaptioner
 from vistill.models.tokens import BOS, EOS, PAD, UNK
 from vistill.runtime.bundle import ANSWERER, FILES, Manifest
 from vistill.runtime.decode import GenerationConfig, Stepper, generate
@@ -157,6 +159,8 @@ def export_answerer(
     refuse_existing(out, replace_existing)
     checkpoint = best_of(checkpoint)
     model, tokenizer, spec = load_answerer(checkpoint)
+    if isinstance(model, PrefixCaptioner):
+        merge_lora(model.decoder.language)
     provenance = read_config(checkpoint, *ANSWERERS).get("provenance", {})
     search = chosen_search(provenance, config)
     photos = check_photos(config, spec, tokenizer, model.config.decoder.context - search.max_new_tokens)

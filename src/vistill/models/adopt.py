@@ -9,7 +9,7 @@ and the same logit. The new rows start as copies of the model's own marks.
 import hashlib
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -173,25 +173,20 @@ def shift_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
     padding are left out: vistill adds its own. Raises ConfigError for an unknown kind of vocabulary.
     """
     raw = json.loads(tokenizer.to_str())
-    vocab = raw["model"].get("vocab")
+    if not isinstance(raw["model"].get("vocab"), dict | list):
+        raise ConfigError(f"a tokenizer of kind {raw['model'].get('type')!r} cannot be moved")
+    _rename(raw, lambda token: f"{token}[own]" if token in SPECIAL else token)
+    vocab = raw["model"]["vocab"]
     if isinstance(vocab, dict):
-        moved = {_renamed(token): i + OFFSET for token, i in vocab.items()}
+        moved = {token: i + OFFSET for token, i in vocab.items()}
         raw["model"]["vocab"] = {**{token: i for i, token in enumerate(SPECIAL)}, **moved}
-    elif isinstance(vocab, list):
-        raw["model"]["vocab"] = [
-            *([token, 0.0] for token in SPECIAL),
-            *([_renamed(token), score] for token, score in vocab),
-        ]
+    else:
+        raw["model"]["vocab"] = [*([token, 0.0] for token in SPECIAL), *vocab]
         if raw["model"].get("unk_id") is not None:
             raw["model"]["unk_id"] += OFFSET
-    else:
-        raise ConfigError(f"a tokenizer of kind {raw['model'].get('type')!r} cannot be moved")
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     ours = [{"id": i, "content": token, **flags} for i, token in enumerate(SPECIAL)]
-    theirs = [
-        {**token, "id": token["id"] + OFFSET, "content": _renamed(token["content"])}
-        for token in raw["added_tokens"]
-    ]
+    theirs = [{**token, "id": token["id"] + OFFSET} for token in raw["added_tokens"]]
     raw["added_tokens"] = [*ours, *theirs]
     if (raw.get("post_processor") or {}).get("type") != "ByteLevel":
         raw["post_processor"] = None
@@ -217,20 +212,19 @@ def with_ask_mark(tokenizer: Tokenizer, blocked: Sequence[int]) -> Tokenizer:
     if named is None:
         raise ConfigError(f"the language model has no mark of its own that could be {ASK}")
     raw = json.loads(tokenizer.to_str())
-    vocab = raw["model"]["vocab"]
-    if isinstance(vocab, dict):
-        raw["model"]["vocab"] = {ASK if token == named else token: i for token, i in vocab.items()}
-    else:
-        raw["model"]["vocab"] = [[ASK if token == named else token, score] for token, score in vocab]
-    raw["added_tokens"] = [
-        {**token, "content": ASK if token["content"] == named else token["content"]}
-        for token in raw["added_tokens"]
-    ]
+    _rename(raw, lambda token: ASK if token == named else token)
     return Tokenizer.from_str(json.dumps(raw))
 
 
-def _renamed(token: str) -> str:
-    return f"{token}[own]" if token in SPECIAL else token
+def _rename(raw: dict[str, Any], name: Callable[[str], str]) -> None:
+    """Give the entries of a tokenizer's JSON new names, in the vocabulary and among the added tokens."""
+    vocab = raw["model"]["vocab"]
+    if isinstance(vocab, dict):
+        raw["model"]["vocab"] = {name(token): i for token, i in vocab.items()}
+    else:
+        raw["model"]["vocab"] = [[name(token), score] for token, score in vocab]
+    for token in raw["added_tokens"]:
+        token["content"] = name(token["content"])
 
 
 def _first(ids: Any) -> int | None:

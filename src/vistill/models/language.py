@@ -2,7 +2,8 @@
 
 The same network as `transformers` GPT2LMHeadModel with `add_cross_attention=True` (a test loads one's weights
 and compares), laid out for captioning: the C captions or beams of one picture share its cross-attention keys
-and values, which are computed once and never copied.
+and values, which are computed once and never copied, and padding, half of a batch of Flickr8k's captions, is
+left out of everything but attention.
 """
 
 import math
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vistill.errors import ConfigError
+from vistill.models.tokens import PAD
 
 KeyValue = tuple[Tensor, Tensor]
 
@@ -77,12 +79,16 @@ class Decoder(nn.Module):
         return [cast(DecoderLayer, layer).cross.kv(memory) for layer in self.layers]
 
     def forward(self, tokens: Tensor, cross: list[KeyValue]) -> Tensor:
-        """Teacher forcing: tokens [B, C, T] -> logits [B, C, T, V]. Padding stands on the right."""
-        positions = torch.arange(tokens.shape[-1], device=tokens.device)
-        x = self.dropout(self.embed(tokens) + self.position(positions))  # [B, C, T, D]
+        """Teacher forcing: tokens [B, C, T] -> logits [B, C, T, V].
+
+        Padding stands on the right; its logits are 0.
+        """
+        held = Held(tokens != PAD)
+        positions = torch.arange(tokens.shape[-1], device=tokens.device).expand_as(tokens)
+        x = self.dropout(self.embed(held.pick(tokens)) + self.position(held.pick(positions)))  # [M, D]
         for layer, kv in zip(self.layers, cross, strict=True):
-            x, _ = layer(x, kv, None)
-        return F.linear(self.norm(x), self.embed.weight)
+            x, _ = layer(x, kv, None, held=held)
+        return held.spread(F.linear(self.norm(x), self.embed.weight))
 
     def step(
         self, tokens: Tensor, cross: list[KeyValue], past: list[KeyValue], offset: Tensor | None = None
@@ -127,8 +133,28 @@ class Decoder(nn.Module):
         return [(empty, empty) for _ in self.layers]
 
 
+class Held:
+    """The M places of a batch of captions that hold a token: bool mask [B, C, T]."""
+
+    def __init__(self, mask: Tensor) -> None:
+        self.shape = mask.shape
+        self.rows = mask.flatten().nonzero().squeeze(1)
+
+    def pick(self, x: Tensor) -> Tensor:
+        """[B, C, T, ...] -> [M, ...]."""
+        return x.flatten(0, 2)[self.rows]
+
+    def spread(self, x: Tensor) -> Tensor:
+        """[M, D] -> [B, C, T, D], with 0 in the other places."""
+        whole = x.new_zeros(self.shape.numel(), x.shape[-1]).index_copy(0, self.rows, x)
+        return whole.view(*self.shape, -1)
+
+
 class DecoderLayer(nn.Module):
-    """Pre-norm causal self-attention, cross-attention and feed-forward."""
+    """Pre-norm causal self-attention, cross-attention and feed-forward.
+
+    x [B, C, T, D], or only the places that are held, [M, D].
+    """
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -141,16 +167,21 @@ class DecoderLayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Tensor, cross: KeyValue, past: KeyValue | None, mask: Tensor | None = None
+        self,
+        x: Tensor,
+        cross: KeyValue,
+        past: KeyValue | None,
+        mask: Tensor | None = None,
+        held: Held | None = None,
     ) -> tuple[Tensor, KeyValue]:
-        mixed, present = self.attention(self.norm_1(x), past, mask)
+        mixed, present = self.attention(self.norm_1(x), past, mask, held)
         x = x + self.dropout(mixed)
-        x = x + self.dropout(self.cross(self.norm_cross(x), cross))
+        x = x + self.dropout(self.cross(self.norm_cross(x), cross, held))
         return x + self.dropout(self.feed(self.norm_2(x))), present
 
 
 class SelfAttention(nn.Module):
-    """Causal attention of each caption over its own tokens; x [B, C, T, D].
+    """Causal attention of each caption over its own tokens; x [B, C, T, D], or [M, D] of the held places.
 
     mask [B, 1, 1, 1 or T, keys], if given, is added to the scores; without a past it has to be causal itself.
     """
@@ -162,19 +193,21 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(
-        self, x: Tensor, past: KeyValue | None, mask: Tensor | None = None
+        self, x: Tensor, past: KeyValue | None, mask: Tensor | None = None, held: Held | None = None
     ) -> tuple[Tensor, KeyValue]:
-        b, c, t, d = x.shape
-        q, k, v = self.qkv(x).view(b, c, t, 3, self.heads, d // self.heads).permute(3, 0, 1, 4, 2, 5)
+        qkv = held.spread(self.qkv(x)) if held else self.qkv(x)
+        (b, c, t), d = qkv.shape[:3], x.shape[-1]
+        q, k, v = qkv.view(b, c, t, 3, self.heads, d // self.heads).permute(3, 0, 1, 4, 2, 5)
         if past is not None:  # one new position, which may see everything before it
             k, v = torch.cat((past[0], k), dim=3), torch.cat((past[1], v), dim=3)
         implied = past is None and mask is None
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=implied)
-        return self.out(mixed.transpose(2, 3).reshape(b, c, t, d)), (k, v)
+        mixed = mixed.transpose(2, 3).reshape(b, c, t, d)
+        return self.out(held.pick(mixed) if held else mixed), (k, v)
 
 
 class CrossAttention(nn.Module):
-    """Attention of every token of every caption over the picture's N patches."""
+    """Attention of every token of every caption over the picture's N patches; x as in `SelfAttention`."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -188,12 +221,14 @@ class CrossAttention(nn.Module):
         k, v = self.key_value(memory).view(b, n, 2, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         return k.transpose(2, 3), v
 
-    def forward(self, x: Tensor, cross: KeyValue) -> Tensor:
-        b, c, t, d = x.shape
+    def forward(self, x: Tensor, cross: KeyValue, held: Held | None = None) -> Tensor:
         key, value = cross
-        q = self.q(x).view(b, c * t, self.heads, d // self.heads).transpose(1, 2)  # [B, h, C*T, d]
+        q = held.spread(self.q(x)) if held else self.q(x)
+        b, c, t, d = q.shape
+        q = q.view(b, c * t, self.heads, d // self.heads).transpose(1, 2)  # [B, h, C*T, d]
         weights = torch.softmax(q @ key / math.sqrt(d // self.heads), dim=-1)  # [B, h, C*T, N]
-        out: Tensor = self.out((weights @ value).transpose(1, 2).reshape(b, c, t, d))
+        mixed = (weights @ value).transpose(1, 2).reshape(b, c, t, d)
+        out: Tensor = self.out(held.pick(mixed) if held else mixed)
         return out
 
 

@@ -11,10 +11,12 @@ from vistill.models import checkpoint, prefix_checkpoint, pretrained
 from vistill.models.answerer import AnyAnswerer
 from vistill.models.captioner import Captioner
 from vistill.models.clip import ClipDual, load_clip, save_clip
+from vistill.models.dual import KIND as DUAL
 from vistill.models.dual import DualEncoder, load_dual, save_dual
 from vistill.models.folder import SIDE, config_of, is_ours, read_config
 from vistill.models.prefix import PrefixCaptioner
 from vistill.models.pretrained import PretrainedCaptioner
+from vistill.models.vision import VisionConfig, VisionTower
 from vistill.runtime.image import Preprocess
 
 AnyCaptioner = Captioner | PrefixCaptioner | PretrainedCaptioner
@@ -88,6 +90,20 @@ def load_text_model(folder: Path | str) -> tuple[AnyAnswerer, Tokenizer, Preproc
     model, tokenizer, preprocess = load_model(folder)
     assert not isinstance(model, PretrainedCaptioner)
     return model, tokenizer, preprocess
+
+
+def load_tower(folder: Path | str) -> tuple[VisionTower, VisionConfig, Preprocess]:
+    """The picture tower of a captioner, an answerer or a dual encoder of ours, and its settings.
+
+    Raises BundleError, naming the file, for anything else, and if the tower has never met texts.
+    """
+    captioners = (checkpoint.KIND, prefix_checkpoint.KIND)
+    if read_config(Path(folder), *ANSWERERS, *captioners, DUAL)["kind"] == DUAL:
+        require_learned(folder, "image")
+        dual, _, preprocess = load_dual(folder)
+        return dual.image.tower, dual.config.vision, preprocess
+    model, _, preprocess = load_text_model(folder)
+    return model.tower, model.config.vision, preprocess
 
 
 def save_answerer(folder: Path, model: AnyAnswerer, tokenizer: Tokenizer, provenance: dict[str, Any]) -> None:

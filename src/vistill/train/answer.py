@@ -35,9 +35,8 @@ from vistill.train.run import (
     fit,
     open_folder,
     print_parameters,
-    provenance,
 )
-from vistill.train.start import from_nothing, with_language
+from vistill.train.start import from_nothing, text_provenance, with_language
 
 SHORTEST_PROMPT = 8
 """Tokens that a question needs at least, its two marks included."""
@@ -107,7 +106,7 @@ def train(config: AnswerTrainConfig, *, resume: bool = False) -> Path:
             lambda place, model, origin: save_answerer(place, model, tokenizer, origin),
             config.trainer.policy(),
         ),
-        _provenance(config, model.config),
+        text_provenance(config, model.config),
         per_epoch,
         best_by=MEAN,  # the half of all questions that is yes/no would hide the others
         shown=(ACCURACY, MEAN, *kinds),
@@ -117,11 +116,6 @@ def train(config: AnswerTrainConfig, *, resume: bool = False) -> Path:
     samples = _samples(data, preprocess, score)
     fit(config, Task(model, objective, answer, data, per_epoch, [score, samples]), folder, resume=resume)
     return folder
-
-
-def _provenance(config: AnswerTrainConfig, model: CaptionerConfig | PrefixConfig) -> dict[str, Any]:
-    brought = {"prefix": model} if isinstance(model, PrefixConfig) else {"model": model, "prefix": None}
-    return provenance(config, language=Path(config.language).name, **brought)
 
 
 def _samples(data: AnswerData, preprocess: Preprocess, score: ScoreDev) -> LogSamples:

@@ -21,7 +21,7 @@ from vistill.models.answerer import grow_vocabulary
 from vistill.models.captioner import Captioner, CaptionerConfig, TorchStepper
 from vistill.models.loading import AnyCaptioner, load_model, save_model
 from vistill.models.prefix import PrefixConfig
-from vistill.models.pretrained import PretrainedCaptioner, PretrainedConfig
+from vistill.models.pretrained import PretrainedCaptioner
 from vistill.models.tokens import BOS, EOS
 from vistill.models.vision import tower_preprocess
 from vistill.runtime.decode import GenerationConfig, generate
@@ -38,9 +38,9 @@ from vistill.train.run import (
     fit,
     open_folder,
     print_parameters,
-    provenance,
+    short_name,
 )
-from vistill.train.start import from_nothing, with_language
+from vistill.train.start import from_nothing, text_provenance, with_language, with_tower
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class TrainConfig:
     init_from: str = ""
     """Checkpoint folder to start from, with its model and tokenizer, or a public captioner of `transformers`,
     a folder or hub name; empty starts anew."""
+    tower_from: str = ""
+    """Checkpoint folder (captioner, answerer, dual encoder) whose picture tower this model begins with."""
     new_words: bool = True
     """Words of the train captions that the tokenizer of `init_from` lacks (one that keeps whole words) get
     tokens of their own."""
@@ -82,6 +84,8 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         raise ConfigError("objective.bag_of_words: a public captioner has no output for it; set it to 0")
     if config.init_from and config.new_words:
         model, tokenizer = _with_new_words(model, tokenizer, data)
+    if config.tower_from:
+        preprocess = with_tower(model, config.tower_from)
     model.tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast on a CPU
     model.train()  # Lightning leaves the mode as it is, and a loaded checkpoint is in evaluation mode
     frozen = freeze(model, config.trainer.policy())
@@ -102,7 +106,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         plainly(
             lambda place, model, origin: save_model(place, model, tokenizer, origin), config.trainer.policy()
         ),
-        _provenance(config, model.config),
+        text_provenance(config, model.config, tower_from=short_name(config.tower_from)),
         per_epoch,
         best_by="CIDEr",
         shown=("CIDEr", "BLEU-4", "ROUGE-L", "BLEU-1"),
@@ -130,14 +134,6 @@ def score_against(references: Mapping[str, Sequence[str]], captions: Mapping[str
     varied = diversity([tokenize(caption) for caption in captions.values()])
     scores = {**found.corpus, REPETITION: varied.repetition, DISTINCT: varied.distinct_2}
     return {name: 100 * value for name, value in scores.items()}
-
-
-def _provenance(
-    config: TrainConfig, model: CaptionerConfig | PrefixConfig | PretrainedConfig
-) -> dict[str, Any]:
-    # what `init_from` or `language` brought, whatever the settings say
-    brought = {"prefix": model} if isinstance(model, PrefixConfig) else {"model": model, "prefix": None}
-    return provenance(config, language=Path(config.language).name, **brought)
 
 
 def _start_model(config: TrainConfig, data: CaptionData) -> tuple[AnyCaptioner, Tokenizer, Preprocess]:

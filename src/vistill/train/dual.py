@@ -18,7 +18,7 @@ from vistill.models.adopt import OFFSET
 from vistill.models.clip import ClipConfig, ClipDual, clip_tokenizer
 from vistill.models.dual import DualConfig, DualEncoder, starting_tokenizer
 from vistill.models.inherit import principal_table
-from vistill.models.loading import AnyDual, load_dual_model, save_dual_model
+from vistill.models.loading import AnyDual, dual_provenance, load_dual_model, save_dual_model
 from vistill.models.sentence import load_sentence_encoder
 from vistill.models.vision import tower_preprocess
 from vistill.runtime.image import Preprocess
@@ -36,6 +36,7 @@ from vistill.train.run import (
     open_folder,
     print_parameters,
     provenance,
+    short_name,
 )
 
 MINILM = "minilm"
@@ -90,15 +91,16 @@ class DualTrainConfig:
                     f"trainer.{name}={value}: a dual encoder has no decoder, use towers and trainer.encoder"
                 )
 
-    @property
-    def has_image(self) -> bool:
-        """Whether the model's pictures mean something at the end."""
-        return self.towers != "text" or bool(self.init_from or self.image_from)
 
-    @property
-    def has_text(self) -> bool:
-        """Whether the model's texts mean something at the end."""
-        return self.towers != "image" or bool(self.init_from or self.text_from)
+def untrained_sides(config: DualTrainConfig) -> list[str]:
+    """The sides (image, text) that mean nothing at the end: they learn nothing, and are new or came so."""
+    out = []
+    for side, other in (("image", config.image_from), ("text", config.text_from)):
+        source = config.init_from or other
+        learns = config.towers in (side, "both")
+        if not learns and (not source or side in dual_provenance(Path(source)).get("untrained", ())):
+            out.append(side)
+    return out
 
 
 def train(config: DualTrainConfig, *, resume: bool = False) -> Path:
@@ -117,7 +119,7 @@ def train(config: DualTrainConfig, *, resume: bool = False) -> Path:
     pictures = config.towers != "text" or config.objective.pairs()
     data.prepare(model, tokenizer, preprocess, frozen=frozen, pictures=pictures, dev_pictures=embed.image)
     fixed = config.towers == "image" and config.objective.pairs()
-    if fixed and not config.has_text:
+    if fixed and "text" in untrained_sides(config):
         raise ConfigError("objective: these losses need texts, and the text side is new: set text_from")
     objective = DualObjective(
         config.objective,
@@ -240,11 +242,11 @@ def _scoring(
     config: DualTrainConfig, data: DualData, model: AnyDual
 ) -> tuple[Embed, DualScore, str, tuple[str, ...]]:
     """(what validation computes, how it is scored, the score that counts, the scores of the printed line)."""
-    owner, images = data.owner, None
+    owner, images, untrained = data.owner, None, untrained_sides(config)
     alone = config.towers == "text" and not config.objective.pairs()
     # what `init_from` brings beside a text tower that learns alone may never have learnt
-    pictures = bool(config.image_from) if alone else config.has_image
-    embed = Embed(image=pictures and owner is not None, text=config.has_text)
+    pictures = bool(config.image_from) if alone else "image" not in untrained
+    embed = Embed(image=pictures and owner is not None, text="text" not in untrained)
     if config.towers == "text" and not embed.image:
         images = data.teacher_pictures() if owner is not None else None
         owner = owner if images is not None else None
@@ -254,19 +256,20 @@ def _scoring(
             "the text side is new and does not learn: set texts (or text_from), or nothing can be scored"
         )
     copied = config.towers != "image" and data.cache is not None
+    taught = bool(config.objective.image.weights()) and not config.datamodule.teacher
+    aimed = taught and owner is not None and spoken is not None and spoken.shape[1] == model.config.width
     score = DualScore(
         images=None if images is None else images.numpy(),
         texts=spoken,
         owner=owner,
         copied=copied,
-        aimed=config.towers != "text" and not config.datamodule.teacher,
+        aimed=aimed,
         seed=config.trainer.seed,
     )
-    aims = config.objective.image.weights() and score.aimed and spoken is not None
     recalls = ("text_to_image_r1", "text_to_image_r10", "image_to_text_r10", "r10")
     shown = (
         *(("spearman",) if copied else ()),
-        *(("image_cosine",) if aims and owner is not None else ()),
+        *(("image_cosine",) if aimed else ()),
         *(recalls if owner is not None else ()),
     )
     return embed, score, "spearman" if alone and copied else "r10", shown
@@ -295,11 +298,9 @@ def _provenance(config: DualTrainConfig, model: AnyDual, cache: TextCache | None
         {"clip": model.config} if isinstance(model, ClipDual) else {"model": model.config}
     )
     for name in ("image_from", "text_from"):
-        path = Path(getattr(config, name))
-        brought[name] = f"{path.parent.name}/{path.name}" if getattr(config, name) else ""
+        brought[name] = short_name(getattr(config, name))
     found = provenance(config, texts=Path(config.texts).name, pieces=Path(config.pieces).name, **brought)
-    sides = {"image": config.has_image, "text": config.has_text}
-    found["untrained"] = [side for side, learned in sides.items() if not learned]
+    found["untrained"] = untrained_sides(config)
     if cache is None:
         return found
     return {**found, "text_teacher": dataclasses.asdict(cache.teacher), "texts": cache.manifest["sources"]}

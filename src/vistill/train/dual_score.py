@@ -52,7 +52,7 @@ class DualScore:
     copied: bool = False
     """Whether the text tower is compared with `texts`."""
     aimed: bool = False
-    """Whether the picture tower is compared with the mean of each picture's `texts`."""
+    """Whether the picture tower learns the mean of each picture's `texts` and is compared with it."""
     seed: int = 0
 
     def __call__(self, predictions: Mapping[str, Any]) -> dict[str, float]:
@@ -75,7 +75,8 @@ class DualScore:
             for way, scores in asdict(found).items():
                 out |= {f"{way}_r{k}": 100 * scores[f"r{k}"] for k in (1, 5, 10)}
             out["r10"] = 100 * found.mean_r10
-            if self.aimed and self.texts is not None and image.shape[1] == self.texts.shape[1]:
+            if self.aimed:
+                assert self.texts is not None
                 out["image_cosine"] = image_cosine(image, self.texts, self.owner)
         return out
 

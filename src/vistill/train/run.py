@@ -193,11 +193,10 @@ def provenance(config: RunConfig, **reached: Any) -> dict[str, Any]:
     `reached`: settings as they turned out to be, such as the model that `init_from` brought.
     """
     data = config.datamodule
-    start = Path(config.init_from)
     named: Any = dataclasses.replace(
         config,  # type: ignore[type-var]
         out=Path(config.out).name,
-        init_from=f"{start.parent.name}/{start.name}" if config.init_from else "",
+        init_from=short_name(config.init_from),
         datamodule=dataclasses.replace(
             data,
             path="+".join(folder.name for folder in data.folders()),
@@ -217,6 +216,11 @@ def provenance(config: RunConfig, **reached: Any) -> dict[str, Any]:
         "git": git_revision(),
         "environment": environment(),
     }
+
+
+def short_name(folder: str) -> str:
+    """A checkpoint's folder by its last two names, as RUN/best; empty stays empty."""
+    return "/".join(Path(folder).parts[-2:])
 
 
 def print_parameters(model: nn.Module) -> None:

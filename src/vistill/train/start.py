@@ -1,16 +1,26 @@
-"""What a run of captions or answers begins with, where no checkpoint is given."""
+"""What runs of captions and of answers share: the model to begin with, and where it is from."""
 
 import dataclasses
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from tokenizers import Tokenizer
 
 from vistill.errors import ConfigError
 from vistill.models.adopt import load_language, source_hash
 from vistill.models.captioner import Captioner, CaptionerConfig
 from vistill.models.language import DecoderConfig
+from vistill.models.loading import AnyCaptioner, load_tower
 from vistill.models.prefix import LanguageConfig, PrefixCaptioner, PrefixConfig
+from vistill.models.pretrained import PretrainedCaptioner
+from vistill.models.vision import VisionTower
+from vistill.runtime.image import Preprocess
+from vistill.train.run import provenance
+
+if TYPE_CHECKING:
+    from vistill.train.answer import AnswerTrainConfig
+    from vistill.train.caption import TrainConfig
 
 Sized = TypeVar("Sized", DecoderConfig, LanguageConfig)
 
@@ -41,6 +51,40 @@ def from_nothing(
         return PrefixCaptioner(start, pretrained=True)
     plain = dataclasses.replace(model, decoder=_sized(model.decoder, tokenizer))
     return Captioner(plain, pretrained=True)
+
+
+def with_tower(model: AnyCaptioner, folder: str) -> Preprocess:
+    """Give a model the tower of another checkpoint; returns how pictures are prepared for it.
+
+    Raises ConfigError if its features have not the shape [B, N, D] that the model reads.
+    """
+    if isinstance(model, PretrainedCaptioner):
+        raise ConfigError("tower_from: a public captioner keeps its own tower")
+    tower, vision, preprocess = load_tower(folder)
+    reads, gives = (
+        _features(part, size)
+        for part, size in ((model.tower, model.config.vision.image_size), (tower, vision.image_size))
+    )
+    if reads != gives:
+        raise ConfigError(
+            f"tower_from={folder}: gives features of {gives} (patches, width), the model reads {reads}; set "
+            f"model.vision.name={vision.name} model.vision.image_size={vision.image_size}, or take another"
+        )
+    model.tower = tower
+    changes: Any = {"vision": vision}
+    model.config = dataclasses.replace(model.config, **changes)
+    return preprocess
+
+
+def text_provenance(config: "TrainConfig | AnswerTrainConfig", model: Any, **reached: Any) -> dict[str, Any]:
+    """`provenance` with the settings of the model that `init_from` or `language` brought."""
+    brought = {"prefix": model} if isinstance(model, PrefixConfig) else {"model": model, "prefix": None}
+    return provenance(config, language=Path(config.language).name, **brought, **reached)
+
+
+@torch.no_grad()
+def _features(tower: VisionTower, size: int) -> tuple[int, int]:
+    return tuple(tower.eval()(torch.zeros(1, 3, size, size)).shape[1:])
 
 
 def _sized(decoder: Sized, tokenizer: Tokenizer) -> Sized:
