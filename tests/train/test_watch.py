@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -136,6 +137,22 @@ def test_trackio_is_told_no_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert start["config"] == {"out": "runs", "datamodule": {"path": "built"}, "trainer": {"seed": 3}}
     assert logged == [(({"train/loss": 2.0},), {"step": 10}), (({"dev/CIDEr": 3.0},), {"step": 12})]
     assert end == "finish"
+
+
+@pytest.mark.slow
+def test_trackio_keeps_a_run_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("trackio", reason="pip install 'vistill[trackio]'; it asks for an older pillow")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    build_data(tmp_path)
+    run(command(tmp_path, "kept", "logger=trackio", "trainer.max_epochs=2"))
+    with sqlite3.connect(tmp_path / "trackio" / "vistill.db") as database:
+        rows = database.execute("select run_name, step, metrics from metrics").fetchall()
+        ((settings,),) = database.execute("select config from configs").fetchall()
+    assert {name for name, _, _ in rows} == {"kept"}
+    logged = {key: step for _, step, metrics in rows for key in json.loads(metrics)}
+    assert {"dev/CIDEr", "samples", "weights/decoder"} <= logged.keys()
+    assert json.loads(settings)["out"] == tmp_path.name, "no path of this machine is told"
 
 
 @pytest.mark.slow
