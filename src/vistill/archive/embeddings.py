@@ -14,19 +14,25 @@ model does not go on in it.
 
 import base64
 import importlib.util
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vistill.archive.outputs import TextOutput, json_line, json_records, printable_utf8, same_picture
+from vistill.archive.outputs import (
+    JournalledOutput,
+    TextOutput,
+    json_line,
+    json_records,
+    printable_utf8,
+    same_picture,
+)
 from vistill.errors import ConfigError, DataError
-from vistill.files import atomic_file
 
 Floats = NDArray[np.float32]
 Blocks = Iterator[tuple[list[str], Floats]]
@@ -70,65 +76,33 @@ def _lines_output(path: Path, kind: Kind, overwrite: bool, compact: bool = False
     return TextOutput(path, b"", encode, partial(_keys, kind), overwrite, kind.same)
 
 
-class ArrayOutput:
-    """A file of another format that gets the rows of its journal when the run ends."""
+def _whole_output(path: Path, kind: Kind, overwrite: bool) -> JournalledOutput[Row]:
+    read, write = _FORMATS[path.suffix.lower()]
 
-    def __init__(self, path: Path, kind: Kind, overwrite: bool) -> None:
-        self.path = path
-        self._kind = kind
-        self._read, self._write = _FORMATS[path.suffix.lower()]
-        self._keep = path.exists() and not overwrite
-        journal = path.with_name(path.name + ".journal.jsonl")
-        self._journal = _lines_output(journal, kind, overwrite, compact=True)
-        self._done: set[str] = set()
-        try:
-            if self._keep:
-                self._done = {kind.same(key) for keys, _ in self._read(path, kind) for key in keys}
-        except BaseException:
-            self.close()
-            raise
+    def write_all(file: IO[bytes], old: Path | None, rows: Iterator[dict[str, Any]]) -> None:
+        write(file, kind, chain(read(old, kind) if old else (), _blocks(kind, rows)))
 
-    def has(self, key: str) -> bool:
-        key = printable_utf8(key)
-        return self._kind.same(key) in self._done or self._journal.has(key)
-
-    def write(self, rows: Sequence[Row]) -> None:
-        self._journal.write([Row(printable_utf8(row.key), row.vector) for row in rows])
-
-    def finish(self) -> None:
-        """Old rows and the journal's into a new file, which replaces the old; then the journal goes."""
-        try:
-            with atomic_file(self.path) as file:
-                self._write(file, self._kind, self._blocks())
-        except OSError as error:
-            raise DataError(f"cannot write {self.path}: {error}; run again to go on") from error
-        self.close()
-        self._journal.path.unlink()
-
-    def close(self) -> None:
-        self._journal.close()
-
-    def _blocks(self) -> Blocks:
-        if self._keep:
-            yield from self._read(self.path, self._kind)
-        keys: list[str] = []
-        vectors: list[Floats] = []
-        with open(self._journal.path, "rb") as file:
-            for line in file:
-                row = json.loads(line)
-                # A run killed just after its rename has the journal's rows in the file already.
-                if self._kind.same(row[self._kind.column]) in self._done:
-                    continue
-                keys.append(row[self._kind.column])
-                vectors.append(np.frombuffer(base64.b64decode(row["embedding"]), "<f4"))
-                if len(keys) == _BLOCK:
-                    yield keys, np.stack(vectors)
-                    keys, vectors = [], []
-        if keys:
-            yield keys, np.stack(vectors)
+    return JournalledOutput(
+        path,
+        lambda journal: _lines_output(journal, kind, overwrite, compact=True),
+        kind.column,
+        lambda old: (key for keys, _ in read(old, kind) for key in keys),
+        write_all,
+        lambda row: Row(printable_utf8(row.key), row.vector),
+        overwrite,
+    )
 
 
-def open_embeddings(path: Path, kind: Kind, overwrite: bool = False) -> TextOutput[Row] | ArrayOutput:
+def _blocks(kind: Kind, rows: Iterator[dict[str, Any]]) -> Blocks:
+    """The journal's rows, so many at a time."""
+    while some := list(islice(rows, _BLOCK)):
+        vectors = [np.frombuffer(base64.b64decode(row["embedding"]), "<f4") for row in some]
+        yield [row[kind.column] for row in some], np.stack(vectors)
+
+
+def open_embeddings(
+    path: Path, kind: Kind, overwrite: bool = False
+) -> TextOutput[Row] | JournalledOutput[Row]:
     """Open a file of embeddings for going on, or from the start if `overwrite`.
 
     Raises ConfigError for an unknown suffix or if Parquet is asked for without pyarrow, DataError if the file
@@ -143,7 +117,7 @@ def open_embeddings(path: Path, kind: Kind, overwrite: bool = False) -> TextOutp
     try:
         if suffix == ".jsonl":
             return _lines_output(path, kind, overwrite)
-        return ArrayOutput(path, kind, overwrite)
+        return _whole_output(path, kind, overwrite)
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from error
 

@@ -14,11 +14,14 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, Protocol, TypeVar
+from typing import IO, Any, BinaryIO, Generic, Protocol, TypeVar
 
 from vistill.errors import ConfigError, DataError
+from vistill.files import atomic_file
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 _ROWS_IN_MEMORY = 10_000
@@ -60,7 +63,7 @@ def open_output(path: Path, ranked: bool, overwrite: bool = False) -> Output:
         raise ConfigError(f"--out {path}: the name must end in {', '.join(SUFFIXES)}")
     try:
         if suffix == ".parquet":
-            return ParquetOutput(path, ranked, overwrite)
+            return _parquet_output(path, ranked, overwrite)
         if suffix == ".csv":
             return TextOutput(path, _csv_header(ranked), _csv_row, _csv_paths, overwrite)
         return TextOutput(path, b"", _json_row, _json_paths, overwrite)
@@ -91,7 +94,7 @@ class TextOutput(Generic[R]):
         same: Callable[[str], str] = same_picture,
     ) -> None:
         self.path = path
-        self._same = same
+        self.same = same
         self._done: set[str] = set()
         self._encode = encode
         path.touch(exist_ok=True)
@@ -114,7 +117,7 @@ class TextOutput(Generic[R]):
             raise
 
     def has(self, path: str) -> bool:
-        return self._same(path) in self._done
+        return self.same(path) in self._done
 
     def write(self, rows: Sequence[R]) -> None:
         """Append the rows and force them to disk. Raises DataError if the disk refuses."""
@@ -135,83 +138,105 @@ class TextOutput(Generic[R]):
             raise DataError(f"cannot write {self.path}: {error.strerror}; run again to go on") from error
 
 
-class ParquetOutput:
-    """A Parquet file that gets the rows of its journal when the run ends."""
+class JournalledOutput(Generic[R]):
+    """A file of a format that cannot be appended to: it gets the rows of its journal when the run ends.
 
-    def __init__(self, path: Path, ranked: bool, overwrite: bool) -> None:
-        if importlib.util.find_spec("pyarrow") is None:
-            way_out = "pip install 'vistill[parquet]', or write .jsonl or .csv"
-            raise ConfigError(f"--out {path} needs the package pyarrow: {way_out}")
+    journal: opens the JSON lines beside it. keys(path) lists the keys of the rows of an older file;
+    write(file, path, rows) writes the older file's rows, unless path is None, and then the journal's, JSON
+    objects with the key under `column`. printable(row) is a row whose key is valid UTF-8.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        journal: Callable[[Path], TextOutput[R]],
+        column: str,
+        keys: Callable[[Path], Iterable[str]],
+        write: Callable[[IO[bytes], Path | None, Iterator[dict[str, Any]]], None],
+        printable: Callable[[R], R],
+        overwrite: bool,
+    ) -> None:
         self.path = path
-        self._ranked = ranked
+        self._column, self._write, self._printable = column, write, printable
         self._keep = path.exists() and not overwrite
-        journal = path.with_name(path.name + ".journal.jsonl")
-        self._journal: TextOutput[Row] = TextOutput(journal, b"", _json_row, _json_paths, overwrite)
+        self._journal = journal(path.with_name(path.name + ".journal.jsonl"))
         self._done: set[str] = set()
         try:
             if self._keep:
-                self._done = {same_picture(found) for found in self._paths()}
+                self._done = {self._journal.same(key) for key in keys(path)}
         except BaseException:
             self.close()
             raise
 
     def has(self, path: str) -> bool:
         path = printable_utf8(path)
-        return same_picture(path) in self._done or self._journal.has(path)
+        return self._journal.same(path) in self._done or self._journal.has(path)
 
-    def write(self, rows: Sequence[Row]) -> None:
-        self._journal.write([Row(printable_utf8(r.path), r.caption, r.captions) for r in rows])
+    def write(self, rows: Sequence[R]) -> None:
+        self._journal.write([self._printable(row) for row in rows])
 
     def finish(self) -> None:
         """Old rows and the journal's into a new file, which replaces the old; then the journal goes."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        schema = pa.schema([("path", pa.string()), ("caption", pa.string())])
-        if self._ranked:
-            ranked = pa.list_(pa.struct([("text", pa.string()), ("score", pa.float64())]))
-            schema = schema.append(pa.field("captions", ranked))
         try:
-            with pq.ParquetWriter(temporary, schema) as writer:
-                kept: set[str] = set()
-                if self._keep:
-                    kept = set(self._paths())
-                    for batch in pq.ParquetFile(self.path).iter_batches(_ROWS_IN_MEMORY):
-                        writer.write_batch(_like(batch, schema, self.path))
-                for rows in _chunks(self._journal_rows(kept), _ROWS_IN_MEMORY):
-                    writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path)
+            with atomic_file(self.path) as file:
+                self._write(file, self.path if self._keep else None, self._rows())
         except OSError as error:
             raise DataError(f"cannot write {self.path}: {error}; run again to go on") from error
-        finally:
-            temporary.unlink(missing_ok=True)
         self.close()
         self._journal.path.unlink()
 
     def close(self) -> None:
         self._journal.close()
 
-    def _paths(self) -> Iterator[str]:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            for batch in pq.ParquetFile(self.path).iter_batches(_ROWS_IN_MEMORY, columns=["path"]):
-                yield from batch.column("path").to_pylist()
-        except (pa.ArrowException, KeyError) as error:
-            raise DataError(f"{self.path} is not a Parquet file of captions: {error}") from error
-
-    def _journal_rows(self, known: set[str]) -> Iterator[dict[str, Any]]:
+    def _rows(self) -> Iterator[dict[str, Any]]:
         """The journal's rows, less those that a run killed just after its rename has in the file already."""
         with open(self._journal.path, "rb") as file:
             for line in file:
                 row = json.loads(line)
-                if row["path"] not in known:
-                    known.add(row["path"])
+                if self._journal.same(row[self._column]) not in self._done:
                     yield row
+
+
+def _parquet_output(path: Path, ranked: bool, overwrite: bool) -> JournalledOutput[Row]:
+    if importlib.util.find_spec("pyarrow") is None:
+        way_out = "pip install 'vistill[parquet]', or write .jsonl or .csv"
+        raise ConfigError(f"--out {path} needs the package pyarrow: {way_out}")
+    return JournalledOutput(
+        path,
+        lambda journal: TextOutput(journal, b"", _json_row, _json_paths, overwrite),
+        "path",
+        _parquet_paths,
+        partial(_write_parquet, ranked=ranked),
+        lambda row: replace(row, path=printable_utf8(row.path)),
+        overwrite,
+    )
+
+
+def _parquet_paths(path: Path) -> Iterator[str]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        for batch in pq.ParquetFile(path).iter_batches(_ROWS_IN_MEMORY, columns=["path"]):
+            yield from batch.column("path").to_pylist()
+    except (pa.ArrowException, KeyError) as error:
+        raise DataError(f"{path} is not a Parquet file of captions: {error}") from error
+
+
+def _write_parquet(file: IO[bytes], old: Path | None, rows: Iterator[dict[str, Any]], ranked: bool) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([("path", pa.string()), ("caption", pa.string())])
+    if ranked:
+        scored = pa.list_(pa.struct([("text", pa.string()), ("score", pa.float64())]))
+        schema = schema.append(pa.field("captions", scored))
+    with pq.ParquetWriter(file, schema) as writer:
+        if old is not None:
+            for batch in pq.ParquetFile(old).iter_batches(_ROWS_IN_MEMORY):
+                writer.write_batch(_like(batch, schema, old))
+        while some := list(islice(rows, _ROWS_IN_MEMORY)):
+            writer.write_table(pa.Table.from_pylist(some, schema=schema))
 
 
 def printable_utf8(path: str) -> str:
@@ -320,17 +345,6 @@ def _like(batch: Any, schema: Any, path: Path) -> Any:
             "choose another file or --overwrite"
         )
     return batch.cast(schema)
-
-
-def _chunks(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
-    chunk: list[dict[str, Any]] = []
-    for row in rows:
-        chunk.append(row)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
 
 
 def lock_file(file: BinaryIO, path: Path) -> None:
