@@ -3,14 +3,35 @@
 #
 #   VISTILL_DATA=FOLDER scripts/distil_flickr8k.sh [OUT]
 #
-# FOLDER holds flickr8k/ and imagenet_sample1000/; OUT (built and runs, by default the current folder) holds the
-# three checkpoints of the teacher under runs/. Every step is skipped or continued when the script is run again.
-# On one core without AVX-512: half an hour for the teacher, then about four minutes for each of 15 students.
+# FOLDER holds flickr8k/ and imagenet_sample1000/; OUT (built and runs, by default the current folder) holds
+# runs/flickr8k-captioner, -restart and -scst (docs/training.md) and runs/retriever (docs/retrieval.md). Two more
+# members of the teacher are trained here, on towers that stay as they are: a decoder from random weights, and one
+# that reads the retriever's EfficientNet-Lite0. Every step is skipped or continued when the script is run again.
+# On one core without AVX-512: 90 minutes for these two, 35 for the teacher's answers.
 set -euo pipefail
 data=${VISTILL_DATA:?set it to the folder of the data sets}
 scripts=$(cd "$(dirname "$0")" && pwd)
 cd "${1:-.}"
-teacher=runs/flickr8k-captioner/best+runs/flickr8k-captioner-restart/best+runs/flickr8k-captioner-scst/best
+teacher=runs/flickr8k-captioner-restart/best+runs/flickr8k-captioner-scst/best
+teacher+=+runs/flickr8k-captioner-again/best+runs/flickr8k-captioner-lite0-scst/best
+
+# run NAME WORDS: train it, or go on with it, unless it is done
+run() {
+  local name=$1
+  shift
+  [[ -f runs/$name/done ]] && return
+  vistill train name="$name" "$@" $([[ -f runs/$name/last.ckpt ]] && echo --resume || true)
+  touch "runs/$name/done"
+}
+
+lite0="datamodule.cache=built/views-lite0 datamodule.views=3 trainer.encoder=frozen trainer.seed=2"
+run flickr8k-captioner-again experiment=flickr8k-captioner-again
+# shellcheck disable=SC2086
+run flickr8k-captioner-lite0 experiment=flickr8k-captioner-again $lite0 optim.lr=6e-4 trainer.max_epochs=6 \
+  init_from=runs/flickr8k-captioner/best tower_from=runs/retriever/best
+# shellcheck disable=SC2086
+run flickr8k-captioner-lite0-scst experiment=flickr8k-captioner-scst $lite0 trainer.max_epochs=2 \
+  trainer.validate_every=2 init_from=runs/flickr8k-captioner-lite0/best
 
 python "$scripts/unlabelled_pictures.py" "$data/flickr8k" "$data/imagenet_sample1000" built/pictures
 vistill data build folder built/pictures --out built/flickr8k-extra --allow-uncaptioned
@@ -28,15 +49,11 @@ order=(none sequence all top-k hidden)
 
 for seed in 0 1 2; do
   for arm in "${order[@]}"; do
-    run=runs/distilled-$arm-$seed
-    if [[ ! -d $run/best ]]; then
-      resume=$([[ -f $run/last.ckpt ]] && echo --resume || true)
-      # shellcheck disable=SC2086
-      vistill train experiment=flickr8k-distilled name="distilled-$arm-$seed" trainer.seed=$seed \
-        datamodule.teacher=built/teacher datamodule.augment.flip=0 datamodule.cache=built/views-$seed ${arms[$arm]} $resume
-    fi
+    # shellcheck disable=SC2086
+    run distilled-$arm-$seed experiment=flickr8k-distilled trainer.seed=$seed datamodule.teacher=built/teacher \
+      datamodule.augment.flip=0 datamodule.cache=built/views-students ${arms[$arm]}
     if [[ ! -f runs/evaluate/$arm-$seed/metrics.json ]]; then
-      vistill evaluate "$run/best" --data built/flickr8k-extra --num-beams 3 --pictures 4 --out runs/evaluate/$arm-$seed
+      vistill evaluate runs/distilled-$arm-$seed/best --data built/flickr8k-extra --num-beams 3 --pictures 4 --out runs/evaluate/$arm-$seed
     fi
   done
 done
@@ -48,5 +65,5 @@ rows=()
 for arm in "${order[@]:1}"; do
   rows+=(--row "$arm=$(printf "runs/evaluate/$arm-%s," 0 1 2 | sed 's/,$//')")
 done
-vistill report distill --teacher "ensemble of three=runs/evaluate/teacher" \
+vistill report distill --teacher "ensemble of four=runs/evaluate/teacher" \
   --row "no teacher=runs/evaluate/none-0,runs/evaluate/none-1,runs/evaluate/none-2" "${rows[@]}" --out runs/report-distill
