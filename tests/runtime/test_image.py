@@ -4,7 +4,6 @@ import io
 import os
 import struct
 import sys
-import time
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile
 
 from vistill.errors import ConfigError, ImageError
 from vistill.runtime.formats import FORMATS
@@ -281,24 +280,24 @@ def test_the_first_frame_counts(kind: str) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (10000, 1), (1, 10000), (3, 2), (4000, 7)])
 def test_odd_sizes(resize: str, size: tuple[int, int]) -> None:
     spec = Preprocess((20, 30), SPEC.mean, SPEC.std, resize=resize)
-    began = time.perf_counter()
     array = preprocess(encode(photo(*size), "PNG"), spec)
-    assert time.perf_counter() - began < 2
     assert array.shape == (3, 20, 30)
     assert np.isfinite(array).all()
 
 
-def test_pixels_are_counted_before_decoding() -> None:
-    began = time.perf_counter()
-    assert reason_of(png(60000, 60000, 8, 2, b"")) == "too_many_pixels"
-    small_gif_of_huge_size = bytearray(encode(flat("L", 0), "GIF"))
-    small_gif_of_huge_size[6:10] = struct.pack("<HH", 8289, 8192)
-    assert reason_of(bytes(small_gif_of_huge_size)) == "too_many_pixels"
-    huge_bmp = bytearray(encode(flat("RGB", 0), "BMP"))
-    huge_bmp[18:26] = struct.pack("<ii", 40000, 40000)
-    assert reason_of(bytes(huge_bmp)) == "too_many_pixels"
-    assert reason_of(b"P6 50000 50000 255\n") == "too_many_pixels"
-    assert time.perf_counter() - began < 2
+def test_pixels_are_counted_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    gif = bytearray(encode(flat("L", 0), "GIF"))
+    gif[6:10] = struct.pack("<HH", 8289, 8192)
+    bmp = bytearray(encode(flat("RGB", 0), "BMP"))
+    bmp[18:26] = struct.pack("<ii", 40000, 40000)
+
+    def load(self: ImageFile.ImageFile) -> None:
+        raise AssertionError(f"{self.format} was decoded")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageFile.ImageFile, "load", load)
+        for huge in (png(60000, 60000, 8, 2, b""), bytes(gif), bytes(bmp), b"P6 50000 50000 255\n"):
+            assert reason_of(huge) == "too_many_pixels"
     limits = Limits(max_pixels=60 * 40)
     for kind in KINDS:
         assert read_image(encode(photo(), kind), limits).size == (60, 40)
@@ -320,9 +319,7 @@ def test_an_enormous_tiff_tile_is_refused(side_type: int) -> None:
     tags += [(322, side_type, side), (323, 4, side), (324, 4, 8), (325, 4, 8)]
     body = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
     data = b"II*\0" + struct.pack("<I", 16) + bytes(8) + struct.pack("<H", len(tags)) + body + bytes(4)
-    began = time.perf_counter()
     assert reason_of(data) in ("too_many_pixels", "corrupt")
-    assert time.perf_counter() - began < 1
 
 
 def test_pillows_own_limit_plays_no_part(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,10 +336,8 @@ def test_pillows_own_limit_plays_no_part(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_bytes_are_counted_before_reading(tmp_path: Path) -> None:
     path = tmp_path / "sparse.jpg"
     with path.open("wb") as file:
-        file.truncate(2**40)
-    began = time.perf_counter()
+        file.truncate(2**40)  # which no machine of ours could read
     assert reason_of(path) == "too_many_bytes"
-    assert time.perf_counter() - began < 1
     data = encode(photo(), "PNG")
     assert reason_of(data, Limits(max_bytes=len(data) - 1)) == "too_many_bytes"
     assert read_image(data, Limits(max_bytes=len(data))).size == (60, 40)
