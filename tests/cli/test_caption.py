@@ -350,7 +350,7 @@ def test_stopped_at_any_time_it_goes_on(tmp_path: Path, number: signal.Signals) 
     many(tmp_path / "photos", 40)
     rng = random.Random(int(number))
     words = [sys.executable, FAKE, "photos", "--batch-size", "2", "--out", "c.jsonl", "--sidecar", "txt"]
-    environment = os.environ | {"VISTILL_TEST_SLOW": "0.05"}
+    environment = os.environ | {"VISTILL_TEST_SLOW": "0.25"}
     out = tmp_path / "c.jsonl"
     for stop in (1, 2):
         started = subprocess.Popen(words, cwd=tmp_path, env=environment, stderr=subprocess.PIPE)

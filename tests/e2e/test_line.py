@@ -79,7 +79,7 @@ def built(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint(folder: Path, built: Path) -> Path:
     words = (
-        "model=tiny name=line out=runs logger=none trainer.max_epochs=12 trainer.encoder=full optim.lr=0.003 "
+        "model=tiny name=line out=runs logger=none trainer.max_epochs=18 trainer.encoder=full optim.lr=0.003 "
         "optim.encoder_lr=0.001 datamodule.batch_size=12 datamodule.tokenizer.min_count=1 "
         "trainer.validate_every=6 generation.num_beams=2"
     )
