@@ -13,9 +13,17 @@ from typing import IO, Any
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary neighbour of `path` for writing, to be synced and renamed; an error leaves nothing."""
-    temporary = path.with_name(path.name + ".tmp")
+    with renamed_file(path.with_name(path.name + ".tmp"), path) as file:
+        yield file
+    sync_folder(path.parent)
+
+
+@contextmanager
+def renamed_file(temporary: Path, path: Path) -> Iterator[IO[bytes]]:
+    """As `atomic_file`, under a temporary name of one's own; the folder is not synced."""
+    temporary.unlink(missing_ok=True)  # of a killed process
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -23,7 +31,6 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
 
 
 @contextmanager

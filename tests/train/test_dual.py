@@ -118,6 +118,9 @@ def test_a_text_tower_then_pictures_in_its_space(root: Path) -> None:
     assert provenance(longer)["untrained"] == ["text"], "going on does not train it"
     assert dual.untrained_sides(compose_dual(root, "x", "towers=image", f"text_from={alone}")) == ["text"]
 
+    whole = train(root, "both", f"init_from={second}", "texts=", "trainer.max_epochs=1")
+    assert provenance(whole)["config"]["init_from"] == "image/best"
+
 
 def scores_of(best: Path, data: Path, teacher: TextCache) -> dict[str, float]:
     """Recall of a checkpoint on dev, and how near its pictures are to the teacher, one by one."""

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from vistill.files import renamed_file
+
 SIDECAR_KINDS = ("txt",)
 
 
@@ -16,14 +18,6 @@ def write_sidecar(path: Path, text: str) -> None:
 
     A reader, or a run after a crash, finds the old file or the new one, never a part of it.
     """
-    temporary = path.with_name(f".vistill-{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)  # of a killed process with the same number
-    try:
-        with open(temporary, "xb") as file:
-            file.write(text.encode("utf-8", "backslashreplace") + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    # a short name: the picture's may be as long as names can be
+    with renamed_file(path.with_name(f".vistill-{os.getpid()}.tmp"), path) as file:
+        file.write(text.encode("utf-8", "backslashreplace") + b"\n")

@@ -61,10 +61,8 @@ def with_tower(model: AnyCaptioner, folder: str) -> Preprocess:
     if isinstance(model, PretrainedCaptioner):
         raise ConfigError("tower_from: a public captioner keeps its own tower")
     tower, vision, preprocess = load_tower(folder)
-    reads, gives = (
-        _features(part, size)
-        for part, size in ((model.tower, model.config.vision.image_size), (tower, vision.image_size))
-    )
+    reads = _features(model.tower, model.config.vision.image_size)
+    gives = _features(tower, vision.image_size)
     if reads != gives:
         raise ConfigError(
             f"tower_from={folder}: gives features of {gives} (patches, width), the model reads {reads}; set "
