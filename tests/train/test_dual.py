@@ -89,7 +89,7 @@ def test_a_text_tower_then_pictures_in_its_space(root: Path) -> None:
 
     image = ("towers=image", f"text_from={first}", "objective.image.cosine=1", "datamodule.captions=2")
     kept = ("trainer.encoder=last-3", "datamodule.views=2", f"datamodule.cache={root}/views")
-    second = train(root, "image", *image, *kept)
+    second = train(root, "image", *image, *kept, "logger=csv")
     before, after = load_dual_model(first)[0], load_dual_model(second)[0]
     for side, same in (("text_side", True), ("image_side", False)):
         states = [
@@ -100,6 +100,12 @@ def test_a_text_tower_then_pictures_in_its_space(root: Path) -> None:
     # what was printed is what the checkpoint scores
     reached = provenance(second)["reached"]["dev"]
     assert reached == pytest.approx(scores_of(second, root / "built", TextCache(root / "texts")), abs=0.01)
+
+    # dev pictures are shown with the captions found for them, at both validations
+    dev = open_split(root / "built", "dev")
+    shown = [json.loads(line) for line in (second.parent / "logs" / "samples.jsonl").read_text().splitlines()]
+    assert [line["key"] for line in shown] == 2 * dev["key"][:8]
+    assert {line["caption"] for line in shown} <= {text for texts in dev["captions"] for text in texts}
 
     # pictures alone: scored beside the teacher's texts, and the side that never learned is told
     alone = train(root, "alone", "towers=image", "objective.contrastive=0", "objective.image.cosine=1")
@@ -280,6 +286,18 @@ def test_a_missing_tower_is_the_teachers() -> None:
     assert scores["text_to_image_r1"] == scores["image_to_text_r1"] == scores["r10"] == 100
     predictions = {str(row): (None, images[[(row + 1) % 3]]) for row in range(3)}
     assert DualScore(images=images, owner=owner)(predictions)["text_to_image_r1"] == 0
+
+
+def test_the_nearest_text_is_that_of_the_smallest_angle() -> None:
+    images = np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)
+    long, near, other = [5.0, 5.0], [0.9, 0.1], [0.0, 0.2]  # the first has the largest product with both
+    texts = np.array([long, near, other], np.float32)
+    owner = np.array([0, 0, 1])
+    predictions = {"a": (images[0], texts[:2]), "b": (images[1], texts[2:])}
+    said = DualScore(owner=owner).nearest(predictions, ["long", "near", "other"])
+    assert said == {"a": "near", "b": "other"}
+    teacher = {"a": (images[0], None), "b": (images[1], None)}
+    assert DualScore(texts=texts, owner=owner).nearest(teacher, ["long", "near", "other"]) == said
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def _samples(data: AnswerData, preprocess: Preprocess, score: ScoreDev) -> LogSa
     for place, (keys, asked) in enumerate(zip(part.keys, part.asked, strict=True)):
         number = place % len(keys)
         said.append((keys[number], f"{asked[number].question} {asked[number].label}"))
-    return LogSamples(part.table, preprocess, score, said=said)
+    return LogSamples(part.table, preprocess, lambda: score.predictions, said=said)
 
 
 def write_answers(

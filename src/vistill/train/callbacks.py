@@ -121,18 +121,19 @@ class LogSamples(Callback):
         self,
         table: Table,
         preprocess: Preprocess,
-        score: ScoreDev,
+        says: Callable[[], Mapping[str, str]],
         count: int = 8,
         said: Sequence[tuple[str, str]] = (),
     ) -> None:
-        """The first `count` rows of `table`, all of them captioned unless `said` tells for each row the key
-        of its prediction and what should be said.
+        """The first `count` rows of `table`; `says` gives {key: text} of the validation that has just ended.
+
+        All rows are captioned, unless `said` tells for each the key of its prediction and the text asked for.
         """
         rows = [table[i] for i in range(min(count, len(table)))]
         told = said or [(row["key"], row["captions"][0]) for row in rows]
         self.rows = [(key, row["image"], text) for row, (key, text) in zip(rows, told, strict=False)]
         self.preprocess = preprocess
-        self.score = score
+        self.says = says
         self.first: dict[str, str] = {}
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -141,9 +142,9 @@ class LogSamples(Callback):
         mean, std = (
             np.array(v, np.float32).reshape(3, 1, 1) for v in (self.preprocess.mean, self.preprocess.std)
         )
-        samples = []
+        samples, says = [], self.says()
         for key, image, reference in self.rows:
-            now = self.score.predictions.get(key)
+            now = says.get(key)
             if now is None:
                 continue
             seen = to_array(read_image(image), self.preprocess) * std + mean

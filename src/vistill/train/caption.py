@@ -111,7 +111,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         best_by="CIDEr",
         shown=("CIDEr", "BLEU-4", "ROUGE-L", "BLEU-1"),
     )
-    samples = LogSamples(data.dev_table, preprocess, score)
+    samples = LogSamples(data.dev_table, preprocess, lambda: score.predictions)
     write = partial(write_captions, tokenizer=tokenizer, generation=config.generation)
     task = Task(model, objective, write, data, per_epoch, [score, samples])
     fit(config, task, folder, resume=resume)

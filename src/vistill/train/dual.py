@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import Callback
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -22,7 +23,7 @@ from vistill.models.loading import AnyDual, dual_provenance, load_dual_model, sa
 from vistill.models.sentence import load_sentence_encoder
 from vistill.models.vision import tower_preprocess
 from vistill.runtime.image import Preprocess
-from vistill.train.callbacks import ScoreDev
+from vistill.train.callbacks import LogSamples, ScoreDev
 from vistill.train.datamodule import DataConfig
 from vistill.train.dual_data import DualData
 from vistill.train.dual_score import DualScore, Embed
@@ -140,7 +141,14 @@ def train(config: DualTrainConfig, *, resume: bool = False) -> Path:
         best_by=best_by,
         shown=shown,
     )
-    fit(config, Task(model, objective, embed, data, per_epoch, [scoring]), folder, resume=resume)
+    callbacks: list[Callback] = [scoring]
+    if embed.image and data.owner is not None:
+
+        def found() -> dict[str, str]:
+            return score.nearest(scoring.predictions, data.dev_texts)
+
+        callbacks.append(LogSamples(data.dev_table, preprocess, found))
+    fit(config, Task(model, objective, embed, data, per_epoch, callbacks), folder, resume=resume)
     return folder
 
 

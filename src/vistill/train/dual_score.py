@@ -1,6 +1,6 @@
 """Scoring a dual encoder on the dev split: retrieval both ways, and a text tower beside its teacher."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from vistill.metrics.correlation import spearman
 from vistill.metrics.retrieval import retrieval_scores
 from vistill.models.loading import AnyDual
 
+Vectors = NDArray[np.float32]
 PAIRS = 200_000
 """Pairs of texts, drawn by a seed, whose similarities are compared."""
 
@@ -43,9 +44,9 @@ class Embed:
 class DualScore:
     """Scores of the predictions of `Embed`; what a student's tower does not give, its teacher does."""
 
-    images: NDArray[np.float32] | None = None
+    images: Vectors | None = None
     """The teacher's vectors [n, E] of the dev pictures, if the student's are not scored."""
-    texts: NDArray[np.float32] | None = None
+    texts: Vectors | None = None
     """The teacher's vectors [m, E] of the dev texts."""
     owner: NDArray[np.int64] | None = None
     """The picture [m] of each dev text, if pictures are looked for."""
@@ -58,17 +59,13 @@ class DualScore:
     def __call__(self, predictions: Mapping[str, Any]) -> dict[str, float]:
         """In hundredths: recall as `text_to_image_r1`, its mean `r10`; `spearman`, `cosine` of copied texts,
         `image_cosine` of pictures and what they aim at."""
-        images = [image for image, _ in predictions.values()]
-        texts = [text for _, text in predictions.values()]
         out: dict[str, float] = {}
-        own_text = None if texts[0] is None else np.concatenate(texts)
+        image, text = self.vectors(predictions)
         if self.copied:
-            assert own_text is not None
+            assert text is not None
             assert self.texts is not None
-            out |= copy_scores(own_text, self.texts, self.seed)
+            out |= copy_scores(text, self.texts, self.seed)
         if self.owner is not None:
-            image = self.images if images[0] is None else np.stack(images)
-            text = self.texts if own_text is None else own_text
             assert image is not None
             assert text is not None
             found = retrieval_scores(image, text, self.owner)
@@ -80,8 +77,25 @@ class DualScore:
                 out["image_cosine"] = image_cosine(image, self.texts, self.owner)
         return out
 
+    def vectors(self, predictions: Mapping[str, Any]) -> tuple[Vectors | None, Vectors | None]:
+        """What is scored: of the dev pictures [n, E] and texts [m, E], a student's or else its teacher's."""
+        images = [image for image, _ in predictions.values()]
+        texts = [text for _, text in predictions.values()]
+        return (
+            self.images if images[0] is None else np.stack(images),
+            self.texts if texts[0] is None else np.concatenate(texts),
+        )
 
-def image_cosine(image: NDArray[np.float32], texts: NDArray[np.float32], owner: NDArray[np.int64]) -> float:
+    def nearest(self, predictions: Mapping[str, Any], texts: Sequence[str]) -> dict[str, str]:
+        """{key of a dev picture: the one of all dev `texts` that lies nearest to it}."""
+        image, text = self.vectors(predictions)
+        assert image is not None
+        assert text is not None
+        best = (image @ (text / np.linalg.norm(text, axis=1, keepdims=True)).T).argmax(1)
+        return {key: texts[i] for key, i in zip(predictions, best, strict=True)}
+
+
+def image_cosine(image: Vectors, texts: Vectors, owner: NDArray[np.int64]) -> float:
     """Mean cosine, in hundredths, of pictures [n, E] and the mean of their texts' unit vectors [m, E]."""
     units = texts / np.linalg.norm(texts, axis=1, keepdims=True)
     aims = np.zeros(image.shape, np.float64)
@@ -91,7 +105,7 @@ def image_cosine(image: NDArray[np.float32], texts: NDArray[np.float32], owner: 
     return 100 * float((np.einsum("ne,ne->n", image[told], aims[told]) / lengths).mean())
 
 
-def copy_scores(student: NDArray[np.float32], teacher: NDArray[np.float32], seed: int) -> dict[str, float]:
+def copy_scores(student: Vectors, teacher: Vectors, seed: int) -> dict[str, float]:
     """How well [m, E] copies [m, E2], in hundredths.
 
     `spearman` of the similarities of pairs of texts; where the widths agree, the mean `cosine` too.
