@@ -72,5 +72,5 @@ rows=()
 for arm in "${order[@]:1}"; do
   rows+=(--row "$arm=$(printf "runs/evaluate/$arm-%s," 0 1 2 | sed 's/,$//')")
 done
-vistill report distill --teacher "ensemble of five=runs/evaluate/teacher" \
+vistill report distill --teacher "ensemble of five=runs/evaluate/teacher" --data built/flickr8k-extra \
   --row "no teacher=runs/evaluate/none-0,runs/evaluate/none-1,runs/evaluate/none-2" "${rows[@]}" --out runs/report-distill

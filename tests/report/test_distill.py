@@ -196,6 +196,12 @@ def test_examples_are_the_same_pictures_for_every_report(report: Report, folders
         assert example.references == first.references[example.key]
 
 
+def test_without_examples_there_is_no_place_for_them(folders: dict[str, str]) -> None:
+    alone = compare_systems([read_system(folders["taught"])], samples=20, examples=0)
+    for page in (to_markdown(alone), to_html(alone, {})):
+        assert "xamples" not in page
+
+
 def test_markdown_and_html_tell_the_same(report: Report) -> None:
     markdown, html = (
         to_markdown(report),

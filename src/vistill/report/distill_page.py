@@ -30,6 +30,7 @@ INTERVALS = (
     "95% intervals and p of a paired bootstrap: the pictures, the same ones for every row, and the seeds of "
     "each row are drawn again 1,000 times. p is two-sided and not corrected for many rows."
 )
+DRAWN = "Drawn at random with a fixed seed; captions of each row's first seed."
 
 
 def title(report: Report) -> str:
@@ -99,9 +100,11 @@ def to_markdown(report: Report) -> str:
         _markdown_table(difference_head(report), difference_rows(report)),
         INTERVALS,
         *(["\n".join(f"- {_plain(note)}" for note in report.notes)] if report.notes else []),
-        "## Examples",
-        "Drawn at random with a fixed seed; captions of each row's first seed.",
-        _markdown_table(["picture", *names, "people"], examples),
+        *(
+            ["## Examples", DRAWN, _markdown_table(["picture", *names, "people"], examples)]
+            if examples
+            else []
+        ),
         "## How this was measured",
         _markdown_table(ORIGIN_HEAD, origin_rows(report)),
     ]
@@ -116,7 +119,8 @@ def to_html(report: Report, pictures: Mapping[str, str]) -> str:
     ]
     notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
     cards = "".join(_card(example, pictures.get(example.key, "")) for example in report.examples)
-    links = [("scores", "Scores"), ("against", f"Against {report.baseline}"), ("examples", "Examples")]
+    links = [("scores", "Scores"), ("against", f"Against {report.baseline}")]
+    links += [("examples", "Examples")] if cards else []
     parts = [
         '<h2 id="scores">Scores</h2>',
         f'<p class="soft">{escape(HOW)}</p><div class="panel">{_html_table(HEAD, score_rows(report))}</div>',
@@ -125,8 +129,9 @@ def to_html(report: Report, pictures: Mapping[str, str]) -> str:
         f'<h2 id="against">Against {escape(report.baseline)}</h2><p class="soft">{escape(INTERVALS)}</p>',
         f'<div class="panel">{_html_table(difference_head(report), difference_rows(report))}</div>',
         f"<h3>To keep in mind</h3><ul>{notes}</ul>" if notes else "",
-        '<h2 id="examples">Examples</h2><p class="soft">Drawn at random with a fixed seed; captions of each '
-        f'row\'s first seed.</p><div class="cards">{cards}</div>',
+        f'<h2 id="examples">Examples</h2><p class="soft">{DRAWN}</p><div class="cards">{cards}</div>'
+        if cards
+        else "",
         render_details("How this was measured", {"data": report.data}),
         f'<div class="panel">{table(ORIGIN_HEAD, origin_rows(report))}</div>',
         *(
