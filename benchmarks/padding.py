@@ -30,7 +30,6 @@ from vistill.provenance import environment
 from vistill.train.optim import OptimConfig, build_optimizer
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "padding.md"
-STAGES = 9  # of EfficientNet-Lite2: what is kept are the features behind the last
 LEFT_OUT, WORKED_OUT = "padding left out", "every place worked out"
 
 
@@ -39,14 +38,14 @@ def every_place(mask: torch.Tensor) -> Held:
     return Held(torch.ones_like(mask))
 
 
-def batches(pictures: list[list[list[int]]], size: int, count: int) -> list[Batch]:
-    """`count` batches of the tower's output, [B, 1280, 7, 7], each with the captions of `size` pictures."""
+def batches(pictures: list[list[list[int]]], size: int, count: int, stages: int) -> list[Batch]:
+    """`count` batches of what all `stages` give, [B, 1280, 7, 7], with the captions of `size` pictures."""
     draw = torch.Generator().manual_seed(0)
     found = []
     for i in range(count):
         tokens = pad_texts(pictures[i * size : (i + 1) * size])
         features = torch.randn(size, 1280, 7, 7, generator=draw)
-        found.append(Batch(tuple(map(str, range(size))), features, STAGES, tokens))
+        found.append(Batch(tuple(map(str, range(size))), features, stages, tokens))
     return found
 
 
@@ -55,7 +54,6 @@ def measure(data: Path, size: int, rounds: int) -> tuple[dict[str, float], float
     captions = open_split(data, "train")["captions"][: size * (rounds + 1)]
     tokenizer = train_tokenizer((text for texts in captions for text in texts), TokenizerConfig())
     ids = [[encode(tokenizer, text, 32) for text in texts] for texts in captions]
-    drawn = batches(ids, size, rounds + 1)
     decoder = DecoderConfig(tokenizer.get_vocab_size(), width=256, layers=3, heads=4, context=32, dropout=0.0)
     config = CaptionerConfig(VisionConfig(), MapperConfig(layers=1, dropout=0.0), decoder)
     objective = CaptionObjective(ObjectiveConfig(), tokenizer, {})
@@ -65,6 +63,8 @@ def measure(data: Path, size: int, rounds: int) -> tuple[dict[str, float], float
         models[way] = Captioner(config).train()
         models[way].tower.requires_grad_(False)
         optimizers[way] = build_optimizer(models[way], OptimConfig())
+
+    drawn = batches(ids, size, rounds + 1, len(models[LEFT_OUT].tower.stages))
 
     def step(way: str, batch: Batch) -> tuple[float, float]:
         began = time.perf_counter()

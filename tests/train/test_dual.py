@@ -294,10 +294,11 @@ def test_the_nearest_text_is_that_of_the_smallest_angle() -> None:
     texts = np.array([long, near, other], np.float32)
     owner = np.array([0, 0, 1])
     predictions = {"a": (images[0], texts[:2]), "b": (images[1], texts[2:])}
-    said = DualScore(owner=owner).nearest(predictions, ["long", "near", "other"])
+    said = DualScore(owner=owner).nearest(predictions, ["long", "near", "other"], 2)
     assert said == {"a": "near", "b": "other"}
     teacher = {"a": (images[0], None), "b": (images[1], None)}
-    assert DualScore(texts=texts, owner=owner).nearest(teacher, ["long", "near", "other"]) == said
+    assert DualScore(texts=texts, owner=owner).nearest(teacher, ["long", "near", "other"], 2) == said
+    assert DualScore(texts=texts, owner=owner).nearest(teacher, ["long", "near", "other"], 1) == {"a": "near"}
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ from vistill.train.module import TrainModule
 from vistill.train.watch import Sample, show_samples
 
 LAST = "last.ckpt"
+SHOWN = 8
+"""Dev pictures that are logged with what was said of them."""
 BEST = "best"
 
 Score = Callable[[Mapping[str, Any]], dict[str, float]]
@@ -122,7 +124,7 @@ class LogSamples(Callback):
         table: Table,
         preprocess: Preprocess,
         says: Callable[[], Mapping[str, str]],
-        count: int = 8,
+        count: int = SHOWN,
         said: Sequence[tuple[str, str]] = (),
     ) -> None:
         """The first `count` rows of `table`; `says` gives {key: text} of the validation that has just ended.

@@ -23,7 +23,7 @@ from vistill.models.loading import AnyDual, dual_provenance, load_dual_model, sa
 from vistill.models.sentence import load_sentence_encoder
 from vistill.models.vision import tower_preprocess
 from vistill.runtime.image import Preprocess
-from vistill.train.callbacks import LogSamples, ScoreDev
+from vistill.train.callbacks import SHOWN, LogSamples, ScoreDev
 from vistill.train.datamodule import DataConfig
 from vistill.train.dual_data import DualData
 from vistill.train.dual_score import DualScore, Embed
@@ -145,7 +145,7 @@ def train(config: DualTrainConfig, *, resume: bool = False) -> Path:
     if embed.image and data.owner is not None:
 
         def found() -> dict[str, str]:
-            return score.nearest(scoring.predictions, data.dev_texts)
+            return score.nearest(scoring.predictions, data.dev_texts, SHOWN)
 
         callbacks.append(LogSamples(data.dev_table, preprocess, found))
     fit(config, Task(model, objective, embed, data, per_epoch, callbacks), folder, resume=resume)

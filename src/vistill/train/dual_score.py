@@ -86,13 +86,13 @@ class DualScore:
             self.texts if texts[0] is None else np.concatenate(texts),
         )
 
-    def nearest(self, predictions: Mapping[str, Any], texts: Sequence[str]) -> dict[str, str]:
-        """{key of a dev picture: the one of all dev `texts` that lies nearest to it}."""
+    def nearest(self, predictions: Mapping[str, Any], texts: Sequence[str], count: int) -> dict[str, str]:
+        """{key: the one of all dev `texts` that lies nearest} of the first `count` dev pictures."""
         image, text = self.vectors(predictions)
         assert image is not None
         assert text is not None
-        best = (image @ (text / np.linalg.norm(text, axis=1, keepdims=True)).T).argmax(1)
-        return {key: texts[i] for key, i in zip(predictions, best, strict=True)}
+        best = (image[:count] @ (text / np.linalg.norm(text, axis=1, keepdims=True)).T).argmax(1)
+        return {key: texts[i] for key, i in zip(predictions, best, strict=False)}
 
 
 def image_cosine(image: Vectors, texts: Vectors, owner: NDArray[np.int64]) -> float:
