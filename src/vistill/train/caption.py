@@ -40,7 +40,7 @@ from vistill.train.run import (
     print_parameters,
     short_name,
 )
-from vistill.train.start import from_nothing, text_provenance, with_language, with_tower
+from vistill.train.start import from_nothing, text_provenance, with_language, with_layers, with_tower
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,9 @@ class TrainConfig:
     init_from: str = ""
     """Checkpoint folder to start from, with its model and tokenizer, or a public captioner of `transformers`,
     a folder or hub name; empty starts anew."""
+    keep_layers: int = 0
+    """Decoder layers to keep of those that `init_from` or `language` brings, evenly spread, the first and
+    the last among them (DistilGPT-2 was started from GPT-2 so); 0 keeps all."""
     tower_from: str = ""
     """Checkpoint folder (captioner, answerer, dual encoder) whose picture tower this model begins with."""
     new_words: bool = True
@@ -71,6 +74,15 @@ class TrainConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 
+    def __post_init__(self) -> None:
+        if self.keep_layers < 0:
+            raise ConfigError(f"keep_layers={self.keep_layers}: must not be negative")
+        if self.keep_layers and not (self.init_from or self.language):
+            raise ConfigError(
+                f"keep_layers={self.keep_layers}: there is no model to take layers from; name one as "
+                "init_from or language, or set model.decoder.layers"
+            )
+
 
 def train(config: TrainConfig, *, resume: bool = False) -> Path:
     """Run it; returns the run's folder with `best/` (a checkpoint folder), `last.ckpt` and `config.json`.
@@ -82,6 +94,8 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     model, tokenizer, preprocess = _start_model(config, data)
     if isinstance(model, PretrainedCaptioner) and config.objective.bag_of_words:
         raise ConfigError("objective.bag_of_words: a public captioner has no output for it; set it to 0")
+    if config.keep_layers:
+        model = with_layers(model, config.keep_layers)
     if config.init_from and config.new_words:
         model, tokenizer = _with_new_words(model, tokenizer, data)
     if config.tower_from:

@@ -1,5 +1,6 @@
 """What runs of captions and of answers share: the model to begin with, and where it is from."""
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,6 +11,7 @@ from tokenizers import Tokenizer
 from vistill.errors import ConfigError
 from vistill.models.adopt import load_language, source_hash
 from vistill.models.captioner import Captioner, CaptionerConfig
+from vistill.models.inherit import inherit
 from vistill.models.language import DecoderConfig
 from vistill.models.loading import AnyCaptioner, load_tower
 from vistill.models.prefix import LanguageConfig, PrefixCaptioner, PrefixConfig
@@ -51,6 +53,37 @@ def from_nothing(
         return PrefixCaptioner(start, pretrained=True)
     plain = dataclasses.replace(model, decoder=_sized(model.decoder, tokenizer))
     return Captioner(plain, pretrained=True)
+
+
+def with_layers(model: AnyCaptioner, layers: int) -> AnyCaptioner:
+    """A captioner whose decoder has so many of the layers of `model`'s, evenly spread (`models.inherit`).
+
+    All else is the same. Raises ConfigError if it has fewer, or if its language model does not learn as a
+    whole: what is missing would have to be learnt by the rest.
+    """
+    smaller: AnyCaptioner
+    if isinstance(model, Captioner):
+        decoder = dataclasses.replace(model.config.decoder, layers=layers)
+        smaller = Captioner(dataclasses.replace(model.config, decoder=decoder))
+    elif isinstance(model, PrefixCaptioner):
+        if model.config.decoder.tune != "full":
+            raise ConfigError(
+                f"keep_layers={layers}: the language model does not learn as a whole "
+                f"(decoder.tune={model.config.decoder.tune}); set tune to full, or keep_layers to 0"
+            )
+        settings = copy.deepcopy(model.decoder.language.config)
+        settings.num_hidden_layers = layers
+        smaller = PrefixCaptioner(model.config, language=type(model.decoder.language)(settings))
+    else:
+        whole, images, words = model.beside
+        settings = copy.deepcopy(whole.config)
+        text = settings.text_config if hasattr(settings, "text_config") else settings.decoder
+        text.num_hidden_layers = layers
+        other = type(whole)(settings)
+        other.generation_config = whole.generation_config
+        smaller = PretrainedCaptioner(other, images, words)
+    smaller.load_state_dict(inherit(model.state_dict(), smaller.state_dict()))
+    return smaller
 
 
 def with_tower(model: AnyCaptioner, folder: str) -> Preprocess:
