@@ -194,7 +194,7 @@ def test_a_finished_build_is_left_alone_or_refused(flickr: Path, tmp_path: Path,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["flickr", "out"]
 
 
-def _unfinished(flickr: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _unfinished(root: Path, out: Path, monkeypatch: pytest.MonkeyPatch, source: str = "flickr8k") -> None:
     """Leave a build that stopped after its scan."""
 
     def stop(*_: object) -> None:
@@ -203,7 +203,7 @@ def _unfinished(flickr: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     with monkeypatch.context() as patch:
         patch.setattr(building, "_write_splits", stop)
         with pytest.raises(KeyboardInterrupt):
-            build("flickr8k", flickr, out)
+            build(source, root, out)
     assert not out.exists()
     assert out.with_name(f".{out.name}.building").exists()
 
@@ -222,13 +222,58 @@ def test_an_unfinished_build_says_what_changed(flickr: Path, tmp_path: Path, mon
     with pytest.raises(DataError, match=r"picture '5_abc.jpg' changed \(bytes, modified\)"):
         build("flickr8k", flickr, out)
     picture.unlink()
-    with pytest.raises(DataError, match=r"picture '5_abc.jpg' changed \(key|'5_abc.jpg'"):
+    with pytest.raises(DataError, match=r"something else: picture '5_abc.jpg' is gone\. "):
         build("flickr8k", flickr, out)
     picture.write_bytes(old)
     os.utime(picture, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     build("flickr8k", flickr, out)
     build("flickr8k", flickr, tmp_path / "plain")
     assert _contents(out) == _contents(tmp_path / "plain")
+
+
+def test_an_unfinished_build_tells_pictures_by_their_keys(tmp_path: Path, photo, monkeypatch) -> None:
+    root, out = tmp_path / "root", tmp_path / "out"
+    root.mkdir()
+    for number in range(5):
+        (root / f"{number}.jpg").write_bytes(photo(number))
+        (root / f"{number}.txt").write_text("A dog")
+    _unfinished(root, out, monkeypatch, "folder")
+    for number in range(2):
+        (root / f"{number}.jpg").unlink()
+        (root / f"{number}.txt").unlink()
+    with pytest.raises(DataError, match=r"something else: picture '0.jpg' is gone, and 1 more\. "):
+        build("folder", root, out)
+    (root / "new.jpg").write_bytes(photo(7))
+    (root / "new.txt").write_text("A cat")
+    (root / "3.txt").write_text("A cat")
+    expected = (
+        r"'0.jpg' is gone, and 1 more; picture 'new.jpg' is new; picture '3.jpg' changed \(captions\)\. "
+    )
+    with pytest.raises(DataError, match=expected):
+        build("folder", root, out)
+
+
+def test_an_unfinished_build_tells_what_else_was_dropped(tmp_path: Path, photo, monkeypatch) -> None:
+    root, out = tmp_path / "root", tmp_path / "out"
+    root.mkdir()
+    (root / "a.jpg").write_bytes(photo(1))
+    (root / "a.txt").write_text("A dog")
+    _unfinished(root, out, monkeypatch, "folder")
+    (root / "b.txt").write_text("Whose am I?")
+    with pytest.raises(DataError, match=r"something else: what was dropped as 'b.txt' is new\. "):
+        build("folder", root, out)
+
+
+def test_a_link_that_leads_nowhere_costs_itself_alone(tmp_path: Path, photo) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "a.jpg").write_bytes(photo(1))
+    (root / "b.jpg").symlink_to(root / "gone.jpg")
+    for name in ("a", "b"):
+        (root / f"{name}.txt").write_text("A dog")
+    report = build("folder", root, tmp_path / "out")
+    assert report["splits"]["train"]["pictures"] == 1
+    assert _reasons(report) == {"b.jpg": "image_unreadable"}
 
 
 def test_a_picture_that_changes_behind_our_back_stops_the_build(

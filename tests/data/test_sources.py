@@ -1,7 +1,9 @@
 """The readers, on tiny data sets in their real formats with the dirt that real ones have."""
 
+import errno
 import io
 import json
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -10,8 +12,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from vistill.archive.walk import SUFFIXES
 from vistill.data.records import Annotation, Dropped, Entry, Item
-from vistill.data.sources import SOURCES, coco, flickr8k, folder, karpathy, parquet, webdataset
+from vistill.data.sources import (
+    SOURCES,
+    coco,
+    conceptual_captions,
+    flickr8k,
+    folder,
+    karpathy,
+    parquet,
+    webdataset,
+)
 from vistill.errors import ConfigError, DataError
 
 
@@ -138,6 +150,93 @@ def test_folder_with_text_files_and_split_folders(tmp_path: Path, photo) -> None
     assert entries["uncaptioned.jpg"].captions == ()
     assert _dropped(items) == [("orphan.txt", "missing_picture"), ("val/c.jpg", "not_utf8")]
     assert next(iter(entries)) == "val/c.jpg", "evaluated splits come first"
+
+
+def test_folder_names_folders_that_it_does_not_enter(tmp_path: Path, photo, monkeypatch) -> None:
+    for name in ("a.jpg", "locked/b.jpg", "sub/c.jpg", "sub/locked/d.jpg"):
+        _write(tmp_path / "root" / name, photo(len(name)))
+    _write(tmp_path / "elsewhere" / "e.jpg", photo(1))
+    (tmp_path / "root" / "sub" / "linked").symlink_to(tmp_path / "elsewhere")
+    _refuse_locked(monkeypatch)
+    items = list(folder.read(tmp_path / "root"))
+    assert set(_entries(items)) == {"a.jpg", "sub/c.jpg"}
+    assert _dropped(items) == [
+        ("locked", "unreadable_folder"),
+        ("sub/linked", "linked_folder"),
+        ("sub/locked", "unreadable_folder"),
+    ]
+    (tmp_path / "root" / "a.jpg").unlink()
+    (tmp_path / "root" / "sub" / "c.jpg").unlink()
+    with pytest.raises(DataError, match=r"holds no picture .*; locked: cannot be listed: Permission denied"):
+        list(folder.read(tmp_path / "root"))
+
+
+def test_conceptual_captions_names_folders_that_it_does_not_enter(tmp_path: Path, monkeypatch) -> None:
+    _write(tmp_path / "train.tsv", "a dog\thttp://example.org/1.jpg\n")
+    for name in ("locked", "there"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+    (tmp_path / "pictures" / "linked").symlink_to(tmp_path / "pictures" / "there")
+    _refuse_locked(monkeypatch)
+    assert _dropped(list(conceptual_captions.read(tmp_path)))[-2:] == [
+        ("linked", "linked_folder"),
+        ("locked", "unreadable_folder"),
+    ]
+
+
+def _refuse_locked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no folder called `locked` be listed; permissions would not stop a test that runs as root."""
+    listed = os.scandir
+
+    def scandir(path):
+        if os.path.basename(path) == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+
+
+def test_folder_takes_every_suffix_that_captioning_takes(tmp_path: Path) -> None:
+    for suffix in SUFFIXES:
+        _write(tmp_path / f"a{suffix}", b"")
+    assert set(_entries(list(folder.read(tmp_path)))) == {f"a{suffix}" for suffix in SUFFIXES}
+    assert {".mpo", ".apng", ".dib", ".pnm", ".jpx", ".jxl"} <= SUFFIXES
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["A dog\n".encode("utf-16"), "A dog\n".encode("utf-16-be"), "A dog".encode("utf-16-le")],
+    ids=["with a mark", "big endian", "little endian"],
+)
+def test_folder_drops_a_utf16_text_file_alone(tmp_path: Path, photo, text: bytes) -> None:
+    for name in ("a", "b"):
+        _write(tmp_path / f"{name}.jpg", photo(1))
+    _write(tmp_path / "a.txt", text)
+    _write(tmp_path / "b.txt", "A cat")
+    items = list(folder.read(tmp_path))
+    assert {key: entry.captions for key, entry in _entries(items).items()} == {
+        "a.jpg": (),
+        "b.jpg": ("A cat",),
+    }
+    assert set(_dropped(items)) == {("a.jpg", "not_utf8")}
+
+
+def test_folder_drops_a_text_file_that_leads_nowhere_alone(tmp_path: Path, photo) -> None:
+    _write(tmp_path / "a.jpg", photo(1))
+    (tmp_path / "a.txt").symlink_to(tmp_path / "gone")
+    assert _dropped(list(folder.read(tmp_path))) == [("a.jpg", "bad_row")]
+
+
+def test_json_that_is_nested_too_deeply(tmp_path: Path, photo) -> None:
+    deep = "[" * 200_000
+    _write(tmp_path / "a.jpg", photo(1))
+    _write(tmp_path / "metadata.jsonl", f'{deep}\n{{"file_name": "a.jpg", "text": "A dog"}}\n')
+    items = list(folder.read(tmp_path))
+    assert _entries(items)["a.jpg"].captions == ("A dog",)
+    assert _dropped(items) == [("metadata.jsonl:1", "bad_row")]
+    _write(tmp_path / "dataset_deep.json", deep)
+    (tmp_path / "images").mkdir()
+    with pytest.raises(DataError, match=r"dataset_deep.json: is not JSON: it is nested too deeply"):
+        list(karpathy.read(tmp_path))
 
 
 def test_folder_with_jsonl(tmp_path: Path, photo) -> None:

@@ -9,12 +9,14 @@ import os
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-# Only for pictures found inside folders: a file named outright is read whatever it is called. HEIC is listed
-# although it needs pillow-heif, so that such photos are reported and not passed over.
+# The one table of picture names, which the readers of data sets use too. Only for pictures found inside
+# folders: a file named outright is read whatever it is called. HEIC is listed although it needs pillow-heif,
+# and JPEG XL although nothing here decodes it, so that such photos are reported and not passed over.
 # fmt: off
 SUFFIXES = frozenset((
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".webp", ".avif", ".heic", ".heif",
     ".tif", ".tiff", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpc", ".jpx",
+    ".jxl",
 ))
 # fmt: on
 

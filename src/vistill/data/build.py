@@ -243,18 +243,49 @@ def _diff(name: str, old: Any, new: Any) -> list[str]:
 
 
 def _plan_difference(old: Path, new: Path) -> str:
-    """Say which picture or annotation differs first."""
+    """Say which pictures were added, removed or changed, else which rows of what was dropped."""
     if not old.exists():
         return "pictures were added, removed or changed"
-    for before, after in itertools.zip_longest(store.read_json_lines(old), store.read_json_lines(new)):
-        if before != after:
-            if before is None or after is None:
-                row = before or after
-                word = "is new" if before is None else "is gone"
-                return f"picture {row.get('key', row.get('dropped'))!r} {word}"
-            names = [name for name in before if before[name] != after.get(name)]
-            return f"picture {before.get('key', before.get('dropped'))!r} changed ({', '.join(names)})"
-    return "the plan was altered"
+    for name, what in (("key", "picture"), ("dropped", "what was dropped as")):
+        before, after = _row_hashes(old, name), _row_hashes(new, name)
+        changed = [key for key in before if key in after and before[key] != after[key]]
+        told = [
+            *_told(what, [key for key in before if key not in after], "is gone"),
+            *_told(what, [key for key in after if key not in before], "is new"),
+            *_told(what, changed, f"changed ({_changed_names(old, new, name, changed)})"),
+        ]
+        if told:
+            return "; ".join(told)
+    return "the order of the pictures changed"
+
+
+def _told(what: str, keys: list[str], word: str) -> list[str]:
+    """Return one sentence that names the first of `keys` and counts the others, or none."""
+    more = f", and {len(keys) - 1} more" if len(keys) > 1 else ""
+    return [f"{what} {keys[0]!r} {word}{more}"] if keys else []
+
+
+def _row_hashes(path: Path, name: str) -> dict[str, bytes]:
+    """Return {key: hash} of the rows of a plan that have the column `name`; rows are too many to hold.
+
+    A key may have been dropped several times, so each hash covers all rows of its key.
+    """
+    hashes: dict[str, bytes] = {}
+    for row in store.read_json_lines(path):
+        if name in row:
+            key = row[name]
+            hashes[key] = hashlib.sha256(hashes.get(key, b"") + json.dumps(row).encode()).digest()
+    return hashes
+
+
+def _changed_names(old: Path, new: Path, name: str, keys: list[str]) -> str:
+    """Return the columns in which the two plans differ for the first of `keys`."""
+    if not keys:
+        return ""
+    rows = [[row for row in store.read_json_lines(path) if row.get(name) == keys[0]] for path in (old, new)]
+    columns = dict.fromkeys(column for found in rows for row in found for column in row)
+    differ = [c for c in columns if [row.get(c) for row in rows[0]] != [row.get(c) for row in rows[1]]]
+    return ", ".join(differ)
 
 
 def _write_splits(

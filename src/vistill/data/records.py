@@ -92,6 +92,8 @@ REASONS: dict[str, str] = {
     "stray_key": "an annotation whose key is not the name of a picture",
     "missing_picture": "an annotation or a split names a picture that is not in the folder",
     "unsafe_path": "a picture's name is absolute or leads out of its folder",
+    "unreadable_folder": "a folder that cannot be listed; its pictures are lost",
+    "linked_folder": "a link to a folder, which is not entered",
     "broken_archive": "an archive that ends too early or is no archive",
     "bad_row": "an annotation row or line that cannot be read",
     "not_utf8": "text or a file name that is not UTF-8",

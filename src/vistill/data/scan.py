@@ -88,7 +88,11 @@ def _entry_rows(entry: Entry, root: Path, rules: TextRules, cleaning: Cleaning) 
         detail = f"none of its {len(entry.captions)} captions is left" if entry.captions else "it has none"
         yield _dropped_row(Dropped(entry.key, "no_caption", detail))
         return
-    stat = entry.path.stat()
+    try:
+        stat = entry.path.stat()
+    except OSError as error:  # a link that leads nowhere, or a folder whose files may be listed only
+        yield _dropped_row(Dropped(entry.key, "image_unreadable", f"cannot be looked up: {error.strerror}"))
+        return
     place: dict[str, Any] = {"bytes": stat.st_size}
     if entry.span is not None:
         place = {"bytes": entry.span[1], "offset": entry.span[0]}

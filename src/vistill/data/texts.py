@@ -115,7 +115,7 @@ def _of_json(path: Path) -> Iterator[str]:
     with _open(path) as file:
         try:
             raw: Any = json.load(file)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: is not JSON: {error}") from error
     try:
         if isinstance(raw, dict) and "questions" in raw:

@@ -3,18 +3,17 @@
 import csv
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from vistill.archive.walk import SUFFIXES
 from vistill.data.records import Dropped, normalise_split
 from vistill.errors import ConfigError, DataError
 
-PICTURE_SUFFIXES = frozenset(
-    f".{name}"
-    for name in "jpg jpeg jpe jfif png webp gif bmp tif tiff avif heic heif jp2 jxl ppm pgm".split()
-)
+PICTURE_SUFFIXES = SUFFIXES  # one table: `vistill caption` on a folder and a build see the same pictures
 
 
 def require_file(path: Path, what: str) -> Path:
@@ -85,6 +84,35 @@ def folder_split(name: str) -> str:
         return ""
 
 
+def walk_folders(root: Path, hidden: bool = True) -> Iterator[tuple[Path, list[str]] | Dropped]:
+    """Yield `root` and every folder below it, in the order of names, each with the sorted names of its files.
+
+    A folder that cannot be listed and a link to a folder come as `Dropped`. Links are not followed: they may
+    form loops, or hold pictures of this tree again under other keys. hidden: enter hidden folders too.
+    """
+    errors: list[OSError] = []
+    for parent, folders, files in os.walk(root, onerror=errors.append):
+        yield from _unlisted(root, errors)
+        here = Path(parent)
+        if not hidden:
+            folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        folders.sort()
+        for path in (here / name for name in folders):
+            if path.is_symlink():
+                key = path.relative_to(root).as_posix()
+                yield Dropped(key, "linked_folder", "a link to a folder, which is not entered")
+        yield here, sorted(files)
+    yield from _unlisted(root, errors)
+
+
+def _unlisted(root: Path, errors: list[OSError]) -> Iterator[Dropped]:
+    """Yield the folders that could not be listed, and empty `errors`."""
+    for error in errors:
+        key = Path(error.filename).relative_to(root).as_posix()
+        yield Dropped(key, "unreadable_folder", f"cannot be listed: {error.strerror}; its pictures are lost")
+    errors.clear()
+
+
 def read_lines(path: Path) -> Iterator[tuple[int, str | Dropped]]:
     """Yield (line number from 1, text) of a UTF-8 file; a line that is not UTF-8 comes as `Dropped`.
 
@@ -110,13 +138,21 @@ def _refuse_utf16(start: bytes, path: Path) -> None:
         raise DataError(f"{path}: is UTF-16; convert it to UTF-8")
 
 
+def parse_json(text: str) -> Any:
+    """Return the value of a JSON text; raises ValueError, also for one that is nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def read_json(path: Path) -> Any:
     """Return the value of a UTF-8 JSON file (with or without byte-order mark); raises DataError naming it."""
     try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
+        return parse_json(path.read_bytes().decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start}); convert it") from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise DataError(f"{path}: is not JSON: {error}") from error
 
 
@@ -162,7 +198,7 @@ def json_rows(path: Path) -> Iterator[dict[str, Any] | Dropped]:
             yield line
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError as error:
             yield Dropped(where, "bad_row", f"is not JSON: {error}")
             continue

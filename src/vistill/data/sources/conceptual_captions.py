@@ -12,8 +12,6 @@ is that name, out of the SHA-256 of its url. A url that stands in several rows k
 """
 
 import hashlib
-import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,9 +20,11 @@ from vistill.data.records import Annotation, Dropped, Entry, Item, split_order
 from vistill.data.sources.common import (
     PICTURE_SUFFIXES,
     folder_split,
+    parse_json,
     read_lines,
     require_file,
     require_folder,
+    walk_folders,
 )
 from vistill.data.sources.webdataset import member_text, samples
 from vistill.errors import DataError
@@ -89,11 +89,17 @@ def _read_file(path: Path, split: str, places: dict[str, Place]) -> Iterator[Ite
 
 
 def _places(folder: Path) -> Iterator[tuple[str, Place] | Dropped]:
-    """Yield (picture name, its place) of every picture file and every sample of a tar below `folder`."""
-    for parent, folders, files in os.walk(folder):
-        folders.sort()
-        for name in sorted(files):
-            path = Path(parent, name)
+    """Yield (picture name, its place) of every picture file and every sample of a tar below `folder`.
+
+    Links to folders are not followed: each comes as Dropped, as does a folder that cannot be listed.
+    """
+    for found in walk_folders(folder):
+        if isinstance(found, Dropped):
+            yield found
+            continue
+        parent, names = found
+        for name in names:
+            path = parent / name
             if path.suffix.lower() in PICTURE_SUFFIXES:
                 yield path.stem, (path, None)
             elif path.suffix == ".tar":
@@ -110,7 +116,7 @@ def _tar_places(path: Path) -> Iterator[tuple[str, Place] | Dropped]:
             yield Dropped(key, "bad_row", f"{path.name} holds no picture or no JSON of it")
             continue
         try:
-            url = json.loads(member_text(path, members[".json"]))["url"]
+            url = parse_json(member_text(path, members[".json"]))["url"]
         except (ValueError, KeyError, TypeError) as error:  # a text that is not UTF-8 is a ValueError too
             yield Dropped(key, "bad_row", f"{path.name}: its JSON has no url: {error}")
             continue

@@ -15,7 +15,6 @@ The official zips compress them once more; they are inflated one at a time.
 One prompt often made several pictures: the split is drawn by sha256(seed, prompt), so they share a split.
 """
 
-import json
 import re
 import zipfile
 import zlib
@@ -31,6 +30,7 @@ from vistill.data.records import Annotation, Dropped, Entry, Item
 from vistill.data.sources.common import (
     PICTURE_SUFFIXES,
     drawn_split,
+    parse_json,
     picture_path,
     read_json,
     require_fractions,
@@ -147,7 +147,7 @@ def _zipped_json(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) 
     if len(raw) > _MOST_JSON:
         return Dropped(path.name, "broken_archive", f"{member.filename} is larger than {_MOST_JSON} bytes")
     try:
-        return json.loads(raw.decode("utf-8-sig"))
+        return parse_json(raw.decode("utf-8-sig"))
     except ValueError as error:
         return Dropped(path.name, "bad_row", f"{member.filename} is not JSON: {error}")
 

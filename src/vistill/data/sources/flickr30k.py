@@ -14,7 +14,6 @@ give them (a name a line, with or without .jpg); photos in none of them get `ext
 are drawn by photo.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from vistill.data.sources.common import (
     csv_rows,
     drawn_splits,
     lost,
+    parse_json,
     picture_path,
     read_lines,
     require_file,
@@ -153,7 +153,7 @@ def _read_hub(path: Path, photos: Path) -> Iterator[Item]:
 
 def _json_texts(value: str) -> list[str] | None:
     try:
-        texts = json.loads(value)
+        texts = parse_json(value)
     except ValueError:
         return None
     return texts if isinstance(texts, list) and all(isinstance(text, str) for text in texts) else None

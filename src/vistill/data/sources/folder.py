@@ -6,6 +6,8 @@
 A metadata file may also lie in a split's folder (ROOT/train/metadata.jsonl); its names are relative to it. A
 picture may have several rows, each adds its captions. Captions come from metadata, else from the text file.
 
+Links to folders are not followed: each is reported as dropped, as is a folder that cannot be listed.
+
 The split is the metadata's, else the name of the first folder (train, val, dev, test ...), else drawn: of the
 pictures left, sorted by sha256(seed, key), the first part goes to dev, the next to test, the rest to train.
 """
@@ -26,6 +28,7 @@ from vistill.data.sources.common import (
     picture_path,
     read_lines,
     require_fractions,
+    walk_folders,
 )
 from vistill.errors import DataError
 
@@ -51,9 +54,12 @@ def read(root: Path, dev_fraction: float = 0.0, test_fraction: float = 0.0, seed
     without a name or caption column and for an unknown split.
     """
     require_fractions(dev_fraction, test_fraction)
-    pictures, texts = _walk(root)
+    pictures, texts, unentered = _walk(root)
     if not pictures:
-        raise DataError(f"{root}: holds no picture ({', '.join(sorted(PICTURE_SUFFIXES))})")
+        known = ", ".join(sorted(PICTURE_SUFFIXES))
+        told = "".join(f"; {item.key}: {item.detail}" for item in unentered[:3])
+        raise DataError(f"{root}: holds no picture ({known}){told}")
+    yield from unentered
     described = False
     for path in _metadata_files(root):
         described = True
@@ -66,7 +72,7 @@ def read(root: Path, dev_fraction: float = 0.0, test_fraction: float = 0.0, seed
     for key, picture in pictures.items():
         sidecar = picture.path.with_suffix(".txt")
         if not picture.captions and sidecar in texts:
-            for _, line in read_lines(sidecar):
+            for line in _sidecar_lines(sidecar):
                 if isinstance(line, Dropped):
                     yield Dropped(key, line.reason, f"{sidecar.name}: {line.detail}")
                 else:
@@ -82,14 +88,21 @@ def read(root: Path, dev_fraction: float = 0.0, test_fraction: float = 0.0, seed
         yield Entry(key, picture.path, tuple(picture.captions), picture.split, "folder")
 
 
-def _walk(root: Path) -> tuple[dict[str, Picture], set[Path]]:
-    """Return {key: picture} and the text files below `root`; hidden files and folders are left out."""
+def _walk(root: Path) -> tuple[dict[str, Picture], set[Path], list[Dropped]]:
+    """Return {key: picture} and the text files below `root`, and the folders that were not entered.
+
+    Hidden files and folders are left out.
+    """
     pictures: dict[str, Picture] = {}
     texts: set[Path] = set()
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
-        for name in sorted(files):
-            path = Path(folder, name)
+    unentered: list[Dropped] = []
+    for found in walk_folders(root, hidden=False):
+        if isinstance(found, Dropped):
+            unentered.append(found)
+            continue
+        folder, names = found
+        for name in names:
+            path = folder / name
             suffix = path.suffix.lower()
             if name.startswith("."):
                 continue
@@ -97,7 +110,21 @@ def _walk(root: Path) -> tuple[dict[str, Picture], set[Path]]:
                 pictures[path.relative_to(root).as_posix()] = Picture(path)
             elif suffix == ".txt":
                 texts.add(path)
-    return pictures, texts
+    return pictures, texts, unentered
+
+
+def _sidecar_lines(path: Path) -> Iterator[str | Dropped]:
+    """Yield the lines of the text file of one picture; whatever is wrong with it costs no other picture."""
+    try:
+        for number, line in read_lines(path):
+            if isinstance(line, str) and "\x00" in line:  # UTF-16 without a byte-order mark
+                yield Dropped(f"{path.name}:{number}", "not_utf8", f"line {number} holds NUL bytes")
+            else:
+                yield line
+    except DataError:  # all that read_lines refuses
+        yield Dropped(path.name, "not_utf8", "is UTF-16; convert it to UTF-8")
+    except OSError as error:
+        yield Dropped(path.name, "bad_row", f"cannot be read: {error.strerror}")
 
 
 def _metadata_files(root: Path) -> list[Path]:
@@ -105,7 +132,8 @@ def _metadata_files(root: Path) -> list[Path]:
     folders = [root, *sorted(path for path in root.iterdir() if path.is_dir() and folder_split(path.name))]
     found = []
     for folder in folders:
-        here = [folder / name for name in METADATA if (folder / name).is_file()]
+        # os.path.isfile, for a folder that cannot be read is reported and must not stop the build.
+        here = [folder / name for name in METADATA if os.path.isfile(folder / name)]
         if len(here) > 1:
             raise DataError(f"{folder}: holds {' and '.join(METADATA)}; keep one of them")
         found += here

@@ -8,14 +8,13 @@
 questions the question id. The pictures are read out of the file where they lie.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vistill.data.records import Annotation, Dropped, Entry, Item, normalise_split, split_order
-from vistill.data.sources.common import is_id, lost, read_lines, require_file
+from vistill.data.sources.common import is_id, lost, parse_json, read_lines, require_file
 from vistill.data.tsv import TsvFile
 from vistill.errors import ConfigError
 
@@ -60,7 +59,7 @@ def _texts(line: str, where: str) -> tuple[str, list[dict[str, Any]] | Dropped]:
     """(key, its captions or questions) of a row, or why it cannot be used."""
     key, tab, text = line.partition("\t")
     try:
-        rows = json.loads(text) if tab else None
+        rows = parse_json(text) if tab else None
     except ValueError as error:
         return key, Dropped(where, "bad_row", f"{key!r}: is not JSON: {error}")
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):

@@ -7,14 +7,19 @@ split belongs to it; pictures of other tars are drawn by sha256(seed, key), so t
 depend on the others. Tars are not hashed for the report: that would read each twice.
 """
 
-import json
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from vistill.data.records import Dropped, Entry, Item, split_order
-from vistill.data.sources.common import PICTURE_SUFFIXES, drawn_split, folder_split, require_fractions
+from vistill.data.sources.common import (
+    PICTURE_SUFFIXES,
+    drawn_split,
+    folder_split,
+    parse_json,
+    require_fractions,
+)
 from vistill.errors import DataError
 
 
@@ -78,7 +83,7 @@ def _sample(path: Path, key: str, members: dict[str, tarfile.TarInfo], split: st
         if ".txt" in members:
             captions.append(member_text(path, members[".txt"]))
         elif ".json" in members:
-            captions += _json_captions(json.loads(member_text(path, members[".json"])))
+            captions += _json_captions(parse_json(member_text(path, members[".json"])))
     except UnicodeDecodeError as error:
         yield Dropped(
             key, "not_utf8", f"{path.name}: its text is not UTF-8 ({error.reason} at {error.start})"
