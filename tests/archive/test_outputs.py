@@ -88,8 +88,58 @@ def test_json_lines_hold_what_was_written(tmp_path: Path) -> None:
     assert "é" in path.read_text("utf-8")
     captions = [{"text": "x", "score": -1.0}, {"text": "y", "score": -2.0}]
     assert read_json(path) == [{"path": "/é.jpg", "caption": "x", "captions": captions}]
+    path = tmp_path / "d.jsonl"
     write_all(path, [Row(os.fsdecode(b"/\xff.jpg"), "z")])
-    assert os.fsencode(read_json(path)[1]["path"]) == b"/\xff.jpg"  # type: ignore[arg-type]
+    assert os.fsencode(read_json(path)[0]["path"]) == b"/\xff.jpg"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("ranked", "there"), [(True, "without"), (False, "with")])
+def test_rows_with_and_without_several_captions_are_not_mixed(
+    tmp_path: Path, ranked: bool, there: str
+) -> None:
+    path = tmp_path / "c.jsonl"
+    (old,) = rows_of(["/a.jpg"], ["x"], not ranked)
+    write_all(path, [old], not ranked)
+    before = path.read_bytes()
+    with pytest.raises(DataError, match=f"has rows {there} `captions`.*choose another file or --overwrite"):
+        open_output(path, ranked)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("end", ["finish", "close"])
+@pytest.mark.parametrize("name", ["c.jsonl", "c.csv", "c.parquet"])
+def test_a_run_without_a_row_changes_nothing(tmp_path: Path, name: str, end: str) -> None:
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow", reason="pyarrow comes with vistill[parquet]")
+    path = tmp_path / name
+    getattr(open_output(path, False), end)()
+    assert os.listdir(tmp_path) == ([name] if end == "finish" else [])  # an empty file
+    write_all(path, [Row("/a.jpg", "x")])
+    before = path.read_bytes()
+    for overwrite in (False, True):
+        getattr(open_output(path, False, overwrite), end)()
+        assert path.read_bytes() == before
+        assert os.listdir(tmp_path) == [name]
+
+
+def test_overwriting_leaves_the_rows_of_a_killed_run_until_it_has_its_own(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="pyarrow comes with vistill[parquet]")
+    path = tmp_path / "c.parquet"
+    killed = open_output(path, False)
+    killed.write([Row("/a.jpg", "x")])
+    killed.close()
+    open_output(path, False, overwrite=True).finish()
+    write_all(path, [Row("/b.jpg", "y")])
+    assert [row["path"] for row in parquet_rows(path)] == ["/a.jpg", "/b.jpg"]
+
+
+def test_the_empty_journal_of_a_killed_run_goes(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="pyarrow comes with vistill[parquet]")
+    (tmp_path / "c.parquet.journal.jsonl").touch()
+    for _ in range(2):  # without an older file and with one
+        open_output(tmp_path / "c.parquet", False).finish()
+        assert os.listdir(tmp_path) == ["c.parquet"]
+        (tmp_path / "c.parquet.journal.jsonl").touch()
 
 
 def test_csv_holds_what_was_written(tmp_path: Path) -> None:
@@ -282,3 +332,4 @@ def test_a_foreign_parquet_file_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"not parquet at all")
     with pytest.raises(DataError, match=r"c\.parquet"):
         open_output(path, False)
+    assert os.listdir(tmp_path) == ["c.parquet"]

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from vistill.cli import main as cli
+from vistill.errors import BundleError
 from vistill.runtime import pipelines
 
 FAKE = Path(__file__).with_name("caption_with_fake.py")
@@ -232,6 +233,7 @@ def test_a_name_that_stands_for_nothing_is_noted(photos: Path, tmp_path: Path) -
         (["a.png", "--out", "absent/c.csv"], "absent"),
         (["a.png", "--batch-size", "0"], "--batch-size"),
         (["a.png", "--num-beam", "2"], "--num-beam"),
+        (["a.png", "--num-beams", "1", "--num-return", "3"], "--num-return 3 needs as many beams"),
     ],
 )
 def test_wrong_options(photos: Path, words: list[str], named: str) -> None:
@@ -265,6 +267,25 @@ def test_out_goes_on_where_it_stopped(photos: Path, suffix: str) -> None:
     again = run("photos", "--out", out, "--overwrite", "--prefix", "x ", cwd=photos.parent)
     assert again.stderr == b"4 captioned\n"
     assert set(captions_in(out).values()) == {"x grey 1", "x grey 2", "x grey 3", "x grey 4"}
+
+
+@pytest.mark.parametrize("name", ["c.jsonl", "c.csv", "c.parquet"])
+def test_a_call_that_fails_loses_nothing(photos: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow", reason="pyarrow comes with vistill[parquet]")
+
+    def damaged(self: object, pixels: object, num_return: int) -> None:
+        raise BundleError("the bundle is damaged")  # sessions are opened by the first batch
+
+    kept = photos / name
+    assert run(photos, "--out", kept).returncode == 0
+    before, listed = kept.read_bytes(), sorted(os.listdir(photos))
+    monkeypatch.setattr(fake.FakeCaptioner, "caption_arrays", damaged)
+    for where in (photos / "nomatch*", photos):
+        for words in (["--out", kept, "--overwrite"], ["--out", photos / f"new-{name}"]):
+            assert run(where, *words).returncode == 2
+            assert kept.read_bytes() == before
+            assert sorted(os.listdir(photos)) == listed
 
 
 def captions_in(out: Path) -> dict[str, str]:

@@ -62,6 +62,11 @@ def test_json_limit_and_folds(folder: Path, tmp_path: Path) -> None:
     [
         ("--task rank", "task='rank': use caption, answer or retrieval"),
         ("--task retrieval --num-beams 3", "num_beams means nothing for task=retrieval"),
+        ("--task retrieval --length-penalty 0", "length_penalty means nothing for task=retrieval"),
+        ("--task retrieval --max-new-tokens 9", "max_new_tokens means nothing for task=retrieval"),
+        ("--task retrieval --time-pictures 0", "time_pictures means nothing for task=retrieval"),
+        ("--task retrieval --batch-size 8", "batch_size means nothing for task=retrieval"),
+        ("--task answer --time-pictures 4", "time_pictures means nothing for task=answer"),
         ("--task retrieval --coco x.json", "coco means nothing for task=retrieval"),
         ("--texts minilm", "texts means nothing for task=caption"),
         ("--folds 5", "folds means nothing for task=caption"),

@@ -117,6 +117,9 @@ def test_an_ensemble_of_one_model_twice_says_what_it_says(checkpoint: Path) -> N
 def test_a_member_that_is_no_checkpoint_is_named(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="nothing"):
         open_model(f"{checkpoint}+{tmp_path / 'nothing'}")
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(BundleError, match=r"is a bundle; only checkpoints can be joined with \+"):
+        open_model(f"{checkpoint}+{tmp_path}")
 
 
 def test_a_captioner_of_transformers(tmp_path: Path) -> None:
@@ -137,7 +140,7 @@ def test_a_captioner_of_transformers(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_another_kind_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="no folder"):
+    with pytest.raises(BundleError, match=r"no folder; expected one with config\.json .* or manifest\.json"):
         open_model(tmp_path / "missing")
     with pytest.raises(BundleError, match=r"neither config\.json .* nor manifest\.json"):
         open_model(tmp_path)

@@ -117,12 +117,41 @@ def test_wrong_arrays_and_settings_are_refused(tiny_bundle: Path, captioner: Cap
     with pytest.raises(ConfigError, match="max_new_tokens=11: this model can write at most 10"):
         Captioner(tiny_bundle, max_new_tokens=11)
     assert Captioner(tiny_bundle, max_new_tokens=10, min_new_tokens=10)(picture(0))  # to the last position
-    with pytest.raises(ConfigError, match="'beams'"):
-        Captioner(tiny_bundle, beams=3)
-    with pytest.raises(ConfigError, match="threads=0"):
-        Captioner(tiny_bundle, threads=0)
+    with pytest.raises(ConfigError, match=r"unknown setting in \['beams'\]"):
+        Captioner(tiny_bundle, beams=3, num_beams=2)
+    for name, value, wanted in (
+        ("num_beams", "3", "an integer"),
+        ("num_beams", 2.5, "an integer"),
+        ("length_penalty", None, "a number"),
+        ("do_sample", "no", "True or False"),
+    ):
+        with pytest.raises(ConfigError, match=f"{name}={value!r}: must be {wanted}"):
+            Captioner(tiny_bundle, **{name: value})
+    assert Captioner(tiny_bundle, num_beams=np.int64(2), length_penalty=1).generation.num_beams == 2
+    for threads in (0, 257, 100_000):
+        with pytest.raises(ConfigError, match=f"threads={threads}: must be at least 1 and at most 256"):
+            Captioner(tiny_bundle, threads=threads)
     with pytest.raises(ConfigError, match="batch_size=0"):
         Captioner(tiny_bundle, batch_size=0)
+
+
+def test_what_can_be_no_picture_is_refused(captioner: Captioner, tmp_path: Path) -> None:
+    encoded = BytesIO()
+    picture(0).save(encoded, "PNG")
+    name = tmp_path / "a.png"
+    name.write_bytes(encoded.getvalue())
+    single = (str(name), name, encoded.getvalue(), picture(0))
+    with name.open("rb") as file:
+        for one in (*single, bytearray(encoded.getvalue()), memoryview(b"x"), encoded, file, 3):
+            with pytest.raises(TypeError, match=f"must come as a list.*, got {type(one).__name__}"):
+                captioner.caption(one)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="must come as a list"):
+            captioner(file)
+        for odd in (file, np.zeros((4, 4, 3), np.uint8), bytearray(encoded.getvalue()), None):
+            with pytest.raises(TypeError, match=f"bytes, a path or a PIL image, got {type(odd).__name__}"):
+                captioner([picture(0), odd])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="got ndarray"):
+        captioner(np.zeros((4, 4, 3), np.uint8))
 
 
 def test_a_broken_picture_is_an_image_error(captioner: Captioner) -> None:

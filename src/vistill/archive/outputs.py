@@ -5,6 +5,9 @@ last record; the next run cuts the torn end off, reads which pictures are there,
 Parquet cannot be appended to: its rows go to a journal of JSON lines beside it, which `finish` turns
 into the Parquet file, under a temporary name that it then renames.
 
+A run that fails before its first row changes nothing: only that row empties a file to overwrite, and a new
+file that got none goes again unless the run is finished.
+
 Only captions are kept. A picture that failed has no row, so the next run tries it again.
 """
 
@@ -56,7 +59,8 @@ def open_output(path: Path, ranked: bool, overwrite: bool = False) -> Output:
     """Open a caption file for going on, or from the start if `overwrite`.
 
     ranked: rows carry several captions with scores. Raises ConfigError for an unknown suffix or if Parquet is
-    asked for without pyarrow, DataError if the file is not a caption file, is in use or cannot be written.
+    asked for without pyarrow, DataError if the file is not a caption file, has rows with other fields, is in
+    use or cannot be written.
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
@@ -66,7 +70,7 @@ def open_output(path: Path, ranked: bool, overwrite: bool = False) -> Output:
             return _parquet_output(path, ranked, overwrite)
         if suffix == ".csv":
             return TextOutput(path, _csv_header(ranked), _csv_row, _csv_paths, overwrite)
-        return TextOutput(path, b"", _json_row, _json_paths, overwrite)
+        return TextOutput(path, b"", _json_row, partial(_json_paths, ranked=ranked), overwrite)
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from error
 
@@ -81,7 +85,8 @@ class TextOutput(Generic[R]):
 
     scan(file, path, header) yields, for every whole record, the picture's path (None for a header) and the
     record's end; it raises DataError where the file was not written by this class. same(path) is the key by
-    which two records are of one thing.
+    which two records are of one thing. `empty`: nothing is kept yet, neither by an earlier run that this one
+    goes on with nor by this one; with `overwrite` the old file still lies there then.
     """
 
     def __init__(
@@ -96,22 +101,22 @@ class TextOutput(Generic[R]):
         self.path = path
         self.same = same
         self._done: set[str] = set()
+        self._header = header
         self._encode = encode
+        self._created = not os.path.lexists(path)
         path.touch(exist_ok=True)
         self._file = open(path, "r+b")  # noqa: SIM115 - held open and locked until close()
         try:
             lock_file(self._file, path)
-            if overwrite:
-                self._file.truncate(0)
             end = 0
-            for found, record_end in scan(self._file, path, header):
-                end = record_end
-                if found is not None:
-                    self._done.add(same(found))
-            self._file.truncate(end)
-            self._file.seek(end)
-            if end == 0 and header:
-                self._append(header)
+            if not overwrite:
+                for found, record_end in scan(self._file, path, header):
+                    end = record_end
+                    if found is not None:
+                        self._done.add(same(found))
+                self._file.truncate(end)
+                self._file.seek(end)
+            self.empty = end == 0
         except BaseException:
             self._file.close()
             raise
@@ -121,13 +126,25 @@ class TextOutput(Generic[R]):
 
     def write(self, rows: Sequence[R]) -> None:
         """Append the rows and force them to disk. Raises DataError if the disk refuses."""
+        if self.empty:
+            self._file.truncate(0)
+            self.empty = False
+            if self._header:
+                self._append(self._header)
         self._append(b"".join(self._encode(row) for row in rows))
 
     def finish(self) -> None:
+        """Close; a run without a row gives an empty file, but leaves an older one as it is."""
+        if self.empty and self._created:
+            self.write([])
         self.close()
 
     def close(self) -> None:
+        if self._file.closed:
+            return
         self._file.close()
+        if self._created and self.empty:
+            self.path.unlink(missing_ok=True)
 
     def _append(self, data: bytes) -> None:
         try:
@@ -176,14 +193,23 @@ class JournalledOutput(Generic[R]):
         self._journal.write([self._printable(row) for row in rows])
 
     def finish(self) -> None:
-        """Old rows and the journal's into a new file, which replaces the old; then the journal goes."""
+        """Old rows and the journal's into a new file, which replaces the old; then the journal goes.
+
+        Where the journal has none, an old file stays as it is.
+        """
+        if self._journal.empty and self.path.exists():
+            self.close()
+            journal = self._journal.path
+            if journal.exists() and not journal.stat().st_size:  # of a run killed before its first row
+                journal.unlink()
+            return
         try:
             with atomic_file(self.path) as file:
                 self._write(file, self.path if self._keep else None, self._rows())
         except OSError as error:
             raise DataError(f"cannot write {self.path}: {error}; run again to go on") from error
         self.close()
-        self._journal.path.unlink()
+        self._journal.path.unlink(missing_ok=True)
 
     def close(self) -> None:
         self._journal.close()
@@ -203,7 +229,7 @@ def _parquet_output(path: Path, ranked: bool, overwrite: bool) -> JournalledOutp
         raise ConfigError(f"--out {path} needs the package pyarrow: {way_out}")
     return JournalledOutput(
         path,
-        lambda journal: TextOutput(journal, b"", _json_row, _json_paths, overwrite),
+        lambda journal: TextOutput(journal, b"", _json_row, partial(_json_paths, ranked=ranked), overwrite),
         "path",
         _parquet_paths,
         partial(_write_parquet, ranked=ranked),
@@ -264,12 +290,18 @@ def _json_row(row: Row) -> bytes:
     return json_line(row_values(row))
 
 
-def _json_paths(file: BinaryIO, path: Path, header: bytes) -> Iterator[tuple[str | None, int]]:
+def _json_paths(file: BinaryIO, path: Path, header: bytes, ranked: bool) -> Iterator[tuple[str | None, int]]:
     def path_of(values: Any) -> str | None:
         found: str = os.fspath(values["path"])
         if "caption" not in values:
             values["error"]  # a failure as --json prints it: a record of ours, but nothing done
             return None
+        if ("captions" in values) != ranked:
+            there, here = ("without", "with") if ranked else ("with", "without")
+            raise DataError(
+                f"{path} has rows {there} `captions`, this run writes them {here}: "
+                "choose another file or --overwrite"
+            )
         return found
 
     return json_records(file, path, b'{"path": ', path_of, "caption")

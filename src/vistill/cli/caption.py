@@ -64,7 +64,7 @@ def caption(
     from vistill.runtime.pipelines import Captioner
 
     names = list(paths or ())
-    _check(sidecar)
+    _check(sidecar, num_beams, num_return)
     check_names(names, from_file)
     beams: dict[str, Any] = {} if num_beams is None else {"num_beams": num_beams}
     captioner = Captioner(model, threads=threads, batch_size=batch_size, **beams)
@@ -85,7 +85,7 @@ def caption(
                     else:
                         screen.done(_line(result, as_json, bare, num_return > 1) if printing else b"")
                 screen.advance(keeper.skipped)
-            if output is not None:
+            if output is not None and (screen.finished or keeper.skipped):  # else there is nothing to keep
                 output.finish()
     finally:
         if output is not None:
@@ -106,12 +106,14 @@ def _line(result: "Result", as_json: bool, bare: bool, ranked: bool) -> bytes:
     return lines.encode("utf-8", "backslashreplace")
 
 
-def _check(sidecar: str | None) -> None:
+def _check(sidecar: str | None, num_beams: int | None, num_return: int) -> None:
     from vistill.archive.sidecars import SIDECAR_KINDS
     from vistill.errors import ConfigError
 
     if sidecar is not None and sidecar not in SIDECAR_KINDS:
         raise ConfigError(f"--sidecar must be one of {', '.join(SIDECAR_KINDS)}, got {sidecar!r}")
+    if num_beams is not None and num_beams < num_return:
+        raise ConfigError(f"--num-return {num_return} needs as many beams: got --num-beams {num_beams}")
 
 
 def _decorated(result: "Result", prefix: str, suffix: str) -> "Result":

@@ -18,7 +18,10 @@ def vqa_evalai(
     source: Annotated[Path, typer.Argument(help='TSV or JSONL, {"question_id", "answer"} in each row.')],
     target: Annotated[Path, typer.Argument(help="JSON list to write, for EvalAI or `vistill score`.")],
 ) -> None:
-    """Make the JSON list that EvalAI takes of answers that lie in rows; how many comes on stderr."""
+    """Make EvalAI's JSON list of answers that lie in rows.
+
+    How many there are comes on stderr.
+    """
     from vistill.metrics.vqa_files import write_evalai
 
     count = write_evalai(source, target)

@@ -7,11 +7,13 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from vistill.cli.options import BatchSize, Threads
+from vistill.cli.options import Threads
 from vistill.cli.progress import counting
 
 COMPILE_FROM = 200
 """Pictures from which compiling the towers of a checkpoint is paid back."""
+BATCH_SIZE = 16
+TIMED = 32
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,16 @@ def evaluate(
     num_beams: Annotated[int | None, typer.Option(help="Beams; 1 is greedy. Else as the model says.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest caption in tokens.")] = None,
     length_penalty: Annotated[float | None, typer.Option(help="Above 1 favours longer captions.")] = None,
-    batch_size: BatchSize = 16,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help=f"Pictures captioned together; else {BATCH_SIZE}.")
+    ] = None,
     threads: Threads = None,
     time_pictures: Annotated[
-        int, typer.Option(min=0, help="Pictures captioned one at a time for the time of one; 0 skips it.")
-    ] = 32,
+        int | None,
+        typer.Option(
+            min=0, help=f"Pictures captioned one at a time for the time of one; else {TIMED}, 0 skips it."
+        ),
+    ] = None,
     pictures: Annotated[int, typer.Option(min=0, help="Best, worst and other pictures shown, each.")] = 24,
     coco: Annotated[Path | None, typer.Option(help="Write the captions as a COCO results file too.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of a table.")] = False,
@@ -104,12 +111,10 @@ def evaluate(
         "max_new_tokens": max_new_tokens,
         "length_penalty": length_penalty,
     }
-    foreign = {
-        "caption": {"texts": texts, "folds": folds > 1},
-        "answer": {"texts": texts, "folds": folds > 1, "coco": coco},
-        "retrieval": search | {"coco": coco},
-    }[task]
-    odd = [name for name, value in foreign.items() if value]
+    sides: dict[str, Any] = {"texts": texts or None, "folds": folds if folds > 1 else None}
+    captions: dict[str, Any] = {"coco": coco, "batch_size": batch_size, "time_pictures": time_pictures}
+    foreign = {"caption": sides, "answer": sides | captions, "retrieval": search | captions}[task]
+    odd = [name for name, value in foreign.items() if value is not None]
     if odd:
         raise ConfigError(f"{odd[0]} means nothing for task={task}")
     request = Request(model, data, split, limit, threads, pictures, search)
@@ -118,7 +123,8 @@ def evaluate(
     elif task == "retrieval":
         found = _retrieval(request, texts, folds)
     else:
-        found = _captions(request, batch_size, time_pictures)
+        timed = TIMED if time_pictures is None else time_pictures
+        found = _captions(request, batch_size or BATCH_SIZE, timed)
     folder = out or Path("runs") / "evaluate" / f"{display_name(model)}-{split}"
     _write(folder, found)
     if coco:

@@ -19,7 +19,7 @@ BundleOrCheckpoint = Annotated[
 ]
 Beams = Annotated[int | None, typer.Option(min=1, help="1: greedy. Else as the model says.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pictures that go through the model together.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads; else one for each CPU.")]
+Threads = Annotated[int | None, typer.Option(min=1, max=256, help="Threads; else one for each CPU.")]
 MaxBytes = Annotated[int, typer.Option(min=1, help="Refuse larger files.")]
 MaxPixels = Annotated[int, typer.Option(min=1, help="Refuse larger pictures, by their header.")]
 

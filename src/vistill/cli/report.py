@@ -30,7 +30,10 @@ def distill(
     examples: Annotated[int, typer.Option(min=0, help="Pictures shown with the caption of each row.")] = 12,
     as_json: Json = False,
 ) -> None:
-    """Compare a teacher and students: size, speed, scores over seeds with intervals, examples."""
+    """Compare a teacher and students by size, speed and scores.
+
+    The scores are over seeds and have intervals; example pictures show what each one says.
+    """
     import json
     from dataclasses import asdict
 
@@ -62,7 +65,10 @@ def train(
     out: Annotated[Path | None, typer.Option(help="File to write; else RUN/report.html.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show a run's scores before and after, curves, samples and settings, and whether it over-fitted."""
+    """Show a run's scores, curves, samples and settings.
+
+    The scores are those before and after; whether it over-fitted is told too.
+    """
     import json
     from dataclasses import asdict
 

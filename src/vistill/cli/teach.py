@@ -73,7 +73,10 @@ def plan(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a few pictures and print what `vistill teach run` with the same words will cost."""
+    """Measure a few pictures and print what a run will cost.
+
+    The run is `vistill teach run` with the same words.
+    """
     from dataclasses import asdict
 
     from vistill.distill.cache_run import plan as make_plan
@@ -118,10 +121,11 @@ def run(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Ask TEACHER about every view of every picture of DATA and keep the answers in OUT.
+    """Ask TEACHER about DATA and keep the answers in OUT.
 
-    Prints what it will cost first. A killed run is continued by the same words. Exits with 1 if there are
-    pictures that could not be shown to the teacher; they are named.
+    It is asked about every view of every picture. Prints what it will cost first. A killed run is continued
+    by the same words. Exits with 1 if there are pictures that could not be shown to the teacher; they are
+    named.
     """
     from dataclasses import asdict
 
@@ -174,7 +178,10 @@ def texts(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Ask a text teacher for the vector of every text of SOURCES, each text once, and keep them in OUT."""
+    """Ask a text teacher for vectors; keep them in OUT.
+
+    It is asked for the vector of every text of SOURCES, of each text once.
+    """
     from dataclasses import asdict
 
     from vistill.data.texts import gather_texts
@@ -213,7 +220,10 @@ def verify(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Read every byte of a cache and name what is wrong; exit with 1 if anything is."""
+    """Read every byte of a cache and name what is wrong.
+
+    Exits with 1 if anything is.
+    """
     from dataclasses import asdict
 
     from vistill.distill.cache_verify import verify as find_problems
@@ -235,7 +245,10 @@ def verify(
 
 @app.command()
 def info(cache: Folder, as_json: Json = False) -> None:
-    """Print who answered what about which pictures, and how much of it is there."""
+    """Print who answered what, and how much is there.
+
+    It names the pictures too.
+    """
     from vistill.distill.cache_verify import summary
 
     found = summary(cache)

@@ -75,8 +75,13 @@ def _checkpoint(folder: Path) -> Path:
     """`folder`, which must hold a checkpoint. Raises BundleError."""
     if (folder / CHECKPOINT).is_file():
         return folder
-    problem = "holds neither" if folder.is_dir() else "is no folder; expected one with"
-    raise BundleError(f"{folder}: {problem} {CHECKPOINT} (a checkpoint) nor {BUNDLE} (a bundle)")
+    if (folder / BUNDLE).is_file():  # alone it would have been opened
+        raise BundleError(f"{folder}: is a bundle; only checkpoints can be joined with +")
+    if folder.is_dir():
+        problem = f"holds neither {CHECKPOINT} (a checkpoint) nor {BUNDLE} (a bundle)"
+    else:
+        problem = f"is no folder; expected one with {CHECKPOINT} (a checkpoint) or {BUNDLE} (a bundle)"
+    raise BundleError(f"{folder}: {problem}")
 
 
 def _open_checkpoints(

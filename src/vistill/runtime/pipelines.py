@@ -1,11 +1,13 @@
 """What a user imports: `Captioner`. Pictures in, text out; no torch."""
 
+import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import islice
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, overload
 
@@ -21,11 +23,21 @@ from vistill.runtime.image import DEFAULT_LIMITS, Limits, Preprocess, preprocess
 from vistill.runtime.sessions import DecoderSession, VisionSession, available_cpus
 
 Source = bytes | str | Path | Image.Image
+MOST_THREADS = 256
+"""More help no processor, and onnxruntime starts every one it is asked for: 100,000 took 17 GB of memory."""
+_KINDS: dict[Any, tuple[Any, str]] = {
+    int: (Integral, "an integer"),
+    float: (Real, "a number"),
+    bool: ((bool, np.bool_), "True or False"),
+}
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption and its score: sum(log p) / length ** length_penalty, so at most 0, higher is surer."""
+    """A caption and its score: sum(log p) / length ** length_penalty, so at most 0, higher is surer.
+
+    With do_sample the score is sum(log p), undivided.
+    """
 
     text: str
     score: float
@@ -41,7 +53,8 @@ class Captioner:
     bundle: a folder written by `vistill export`. threads: of each picture batch, by default all CPUs.
     batch_size: pictures that go through the model together. limits: see `vistill.runtime.image.Limits`.
     Other keywords are fields of GenerationConfig and override those of the bundle (`num_beams=1`, ...).
-    One object may be used from many threads. Raises BundleError and ConfigError; calls raise ImageError.
+    One object may be used from many threads. Raises BundleError and ConfigError; calls raise ImageError, and
+    TypeError for what can be no picture.
     """
 
     def __init__(
@@ -77,6 +90,7 @@ class Captioner:
 
     def caption(self, sources: Iterable[Source], num_return: int | None = None) -> list[list[Caption]]:
         """`num_return` captions of each picture, best first; pictures are bytes, paths or PIL images."""
+        check_several(sources)
         found: list[list[Caption]] = []
         iterator = iter(sources)
         with ThreadPoolExecutor(self.threads) as pool:
@@ -104,6 +118,7 @@ class Captioner:
 
     def _read(self, batch: Sequence[Source], pool: ThreadPoolExecutor) -> list[NDArray[np.float32]]:
         def read(source: Source) -> NDArray[np.float32]:
+            check_picture(source)
             return preprocess(source, self.preprocess, self.limits)
 
         return list(map(read, batch)) if len(batch) == 1 else list(pool.map(read, batch))
@@ -128,11 +143,30 @@ class Captioner:
 
 
 def check_counts(threads: int | None, batch_size: int) -> None:
-    """Raise ConfigError unless both are at least 1; None threads are all CPUs."""
-    if threads is not None and threads < 1:
-        raise ConfigError(f"threads={threads}: must be at least 1")
+    """Raise ConfigError unless threads are 1 to MOST_THREADS (None: all CPUs) and batch_size at least 1."""
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise ConfigError(f"threads={threads}: must be at least 1 and at most {MOST_THREADS}")
     if batch_size < 1:
         raise ConfigError(f"batch_size={batch_size}: must be at least 1")
+
+
+def check_picture(source: object) -> None:
+    """Raise TypeError unless it is of a type that pictures are read from."""
+    if not isinstance(source, (bytes, str, os.PathLike, Image.Image)):
+        raise TypeError(f"a picture must be bytes, a path or a PIL image, got {type(source).__name__}")
+
+
+def check_several(sources: object) -> None:
+    """Raise TypeError for one picture, or a kind of one, where several are wanted.
+
+    Some of these are iterable too, but give no pictures: a name its letters, a file its lines.
+    """
+    single = (bytes, bytearray, memoryview, str, os.PathLike, Image.Image)
+    if isinstance(sources, single) or hasattr(sources, "read") or not isinstance(sources, Iterable):
+        raise TypeError(
+            "pictures must come as a list or another iterable of bytes, paths or PIL images, got "
+            f"{type(sources).__name__}"
+        )
 
 
 def check_pixels(pixels: NDArray[np.float32], spec: Preprocess) -> None:
@@ -152,11 +186,15 @@ def returning(config: GenerationConfig, num_return: int | None) -> GenerationCon
 def search_settings(manifest: Manifest, given: Mapping[str, Any], who: str) -> GenerationConfig:
     """How a bundle that writes searches, with `given` settings in place of its own. Raises ConfigError."""
     assert manifest.generation is not None  # its kind has one
-    try:
-        return replace(manifest.generation, **given)
-    except TypeError as error:
-        known = ", ".join(GenerationConfig.__dataclass_fields__)
-        raise ConfigError(f"{who}: unknown setting in {sorted(given)}; known are {known}") from error
+    known = {field.name: field.type for field in fields(GenerationConfig)}
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise ConfigError(f"{who}: unknown setting in {unknown}; known are {', '.join(known)}")
+    for name, value in given.items():
+        kind, wanted = _KINDS[known[name]]
+        if not isinstance(value, kind):
+            raise ConfigError(f"{who}: {name}={value!r}: must be {wanted}")
+    return replace(manifest.generation, **given)
 
 
 def check_fit(bundle: Bundle, vision: VisionSession, decoder: DecoderSession) -> None:
