@@ -203,6 +203,7 @@ def test_an_older_bundle_is_kept_unless_asked(exported: Exported, tmp_path: Path
     with pytest.raises(BundleError, match="exists already"):
         export_dual(exported.checkpoint, out, ExportConfig(threads=1))
     assert (out / "old").exists()
+    (out / "manifest.json").touch()
     export_dual(exported.checkpoint, out, ExportConfig(threads=1), replace_existing=True)
     assert validate(out)
     assert list(tmp_path.iterdir()) == [out]

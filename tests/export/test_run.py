@@ -102,7 +102,7 @@ def test_without_data_random_pictures_are_compared(exported: Exported, tmp_path:
     other = export_captioner(exported.checkpoint, tmp_path / "searching", searching)
     assert other.generation == replace(manifest.generation, num_beams=4, length_penalty=0.5)
     assert manifest.scores["export"]["pictures"] == 8
-    assert manifest.scores["export"]["cider_bundle"] is None
+    assert "cider_bundle" not in manifest.scores["export"]
 
 
 def spoil(path: Path, how: float) -> None:
@@ -161,9 +161,14 @@ def test_an_older_bundle_is_kept_unless_asked(exported: Exported, tmp_path: Path
     (out / "old").touch()
     with pytest.raises(BundleError, match="exists already"):
         export_captioner(exported.checkpoint, out, ExportConfig(threads=1))
+    with pytest.raises(BundleError, match=r"is no bundle \(it has no manifest.json\), so it is not replaced"):
+        export_captioner(exported.checkpoint, out, ExportConfig(threads=1), replace_existing=True)
     assert (out / "old").exists()
-    export_captioner(exported.checkpoint, out, ExportConfig(threads=1), replace_existing=True)
+    (out / "manifest.json").touch()
+    manifest = export_captioner(exported.checkpoint, out, ExportConfig(threads=1), replace_existing=True)
     assert not (out / "old").exists()
+    assert manifest.scores["export"]["data"] == "random noise"
+    assert None not in manifest.scores["export"].values(), "nothing is said of what was not measured"
     assert validate(out)
     assert list(tmp_path.iterdir()) == [out]
 

@@ -20,7 +20,7 @@ from vistill.export.parity import Picture, figures
 from vistill.export.quantize import quantize_text, quantize_vision
 from vistill.models.captioner import parameter_count
 from vistill.models.checkpoint import weights_hash
-from vistill.runtime.bundle import CARD, Manifest, write_bundle
+from vistill.runtime.bundle import CARD, MANIFEST, Manifest, write_bundle
 from vistill.runtime.decode import GenerationConfig
 from vistill.runtime.image import Preprocess, preprocess
 
@@ -71,9 +71,15 @@ class ExportConfig:
 
 
 def refuse_existing(out: Path, replace_existing: bool) -> None:
-    """Raise BundleError if something lies at `out` that must not be replaced."""
-    if out.exists() and not replace_existing:
-        raise BundleError(f"{out}: exists already; remove it or ask to replace it")
+    """Raise BundleError if something lies at `out` that must not be replaced: only a bundle ever is."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not replace_existing:
+        raise BundleError(f"{out}: exists already; remove it, or replace it with --force (replace_existing)")
+    if not (out / MANIFEST).is_file():
+        raise BundleError(
+            f"{out}: is no bundle (it has no {MANIFEST}), so it is not replaced; choose another"
+        )
 
 
 def chosen_search(provenance: Mapping[str, Any], config: ExportConfig) -> GenerationConfig:
@@ -130,9 +136,14 @@ def calibration_pixels(config: ExportConfig, spec: Preprocess) -> NDArray[np.flo
     """Pictures of the train split, spread over the whole of it: float32 [n, 3, H, W]."""
     assert config.data is not None
     rows = open_split(config.data, "train")
-    count = min(config.calibration_pictures, len(rows))
-    chosen = np.linspace(0, len(rows) - 1, count).astype(int).tolist()
+    chosen = np.linspace(0, len(rows) - 1, calibration_count(config)).astype(int).tolist()
     return np.stack([preprocess(rows[i]["image"], spec) for i in chosen])
+
+
+def calibration_count(config: ExportConfig) -> int:
+    """Pictures that int8 is calibrated with: as many as asked for, or all there are."""
+    assert config.data is not None
+    return min(config.calibration_pictures, len(open_split(config.data, "train")))
 
 
 def how_exported(config: ExportConfig, model: torch.nn.Module) -> dict[str, Any]:
@@ -145,7 +156,7 @@ def how_exported(config: ExportConfig, model: torch.nn.Module) -> dict[str, Any]
     size = {"parameters": parameter_count([model])}
     how: dict[str, Any] = {"weights": weights_hash(model.state_dict()), **size, **versions}
     if config.precision == "int8":
-        how["calibration"] = {"split": "train", "pictures": config.calibration_pictures}
+        how["calibration"] = {"split": "train", "pictures": calibration_count(config)}
     return how
 
 
@@ -167,9 +178,11 @@ def name_of(checkpoint: Path, provenance: Mapping[str, Any]) -> str:
 
 def scores_of(checkpoint: Path, parity: Any, config: ExportConfig) -> dict[str, Any]:
     """What was measured on the checkpoint, if its metrics.json is there, and by the export."""
-    scores: dict[str, Any] = {"export": figures(parity)}
+    measured_on: dict[str, Any] = {"data": "random noise"}
     if config.data is not None:
-        scores["export"] |= {"data": config.data.resolve().name, "split": config.split}
+        measured_on = {"data": config.data.resolve().name, "split": config.split}
+    known = {name: value for name, value in figures(parity).items() if value is not None}
+    scores: dict[str, Any] = {"export": known | measured_on}
     measured = checkpoint / "metrics.json"
     if measured.is_file():
         scores["checkpoint"] = without_folders(json.loads(measured.read_text("utf-8")))
