@@ -35,8 +35,9 @@ def test_the_shipped_experiments_are_there() -> None:
 @pytest.mark.parametrize(
     ("word", "says"),
     [
-        ("trainer.max_epochs=many", "trainer.max_epochs"),
-        ("trainer.max_epoch=3", "max_epoch"),
+        ("trainer.max_epochs=many", "^trainer.max_epochs: Value 'many' .* Integer$"),
+        ("trainer.max_epoch=3", r"^trainer.max_epoch: there is no such setting; did you mean max_epochs\?"),
+        ("bogus.key=3", "^bogus: there is no such setting; there are task, name, "),
         ("trainer.ema=2", "trainer.ema=2"),
         ("model=huge", "huge"),
         ("experiment=nothing", "flickr8k-captioner"),

@@ -8,6 +8,7 @@ in `vistill/conf` that may name its task.
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from importlib.resources import files
 from typing import Any
 
@@ -15,7 +16,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from vistill.distill.objective import ObjectiveConfig
 from vistill.distill.objective_dual import DualObjectiveConfig, TowerLosses
@@ -231,4 +232,11 @@ def _explain(error: Exception) -> str:
     cause: BaseException = error
     while cause.__cause__ is not None and not isinstance(cause, ConfigError):
         cause = cause.__cause__
-    return str(cause)
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.parent_node is not None:
+        known = [str(name) for name in cause.parent_node if name != "hydra"]
+        close = get_close_matches(str(cause.key), known, 1)
+        meant = f"did you mean {close[0]}? " if close else ""
+        return f"{cause.full_key}: there is no such setting; {meant}there are {', '.join(known)}"
+    text = str(cause).splitlines()[0] if isinstance(cause, OmegaConfBaseException) else str(cause)
+    key = getattr(cause, "full_key", "")
+    return f"{key}: {text}" if key and key not in text else text
