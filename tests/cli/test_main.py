@@ -42,7 +42,7 @@ def test_every_command_has_a_line_of_help_and_a_page(command: str) -> None:
     assert f"vistill {command}" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["convert", "report", "teach"])
+@pytest.mark.parametrize("command", ["convert", "data", "report", "teach"])
 def test_the_lines_of_the_sub_commands_are_whole(command: str) -> None:
     lines = run(command, "--help").stdout.partition("Commands:")[2].splitlines()
     assert [line for line in lines if line.endswith("...")] == []

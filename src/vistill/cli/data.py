@@ -100,7 +100,10 @@ def build(
     force: Annotated[bool, typer.Option("--force", help="Start again, replacing what was built.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Build DIR from SOURCE under ROOT; a killed build goes on where it was."""
+    """Build a data set from SOURCE under ROOT.
+
+    A killed build goes on where it was.
+    """
     from vistill.data.dataset import BuildConfig
     from vistill.data.dataset import build as build_dataset
 

@@ -31,9 +31,10 @@ def fetch(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
 ) -> None:
-    """Download the pictures of a list of addresses into OUT; what will never work goes on a blocklist.
+    """Download the pictures of a list of addresses.
 
-    `vistill data build conceptual_captions OUT` reads the result.
+    They come into OUT; what will never work goes on a blocklist. `vistill data build conceptual_captions OUT`
+    reads the result.
     """
     from dataclasses import asdict
 

@@ -24,7 +24,10 @@ def questions(
     force: Annotated[bool, typer.Option("--force", help="Replace the data set in OUT.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Make questions of what the captions of a picture agree on: objects, numbers, colours and more."""
+    """Make questions out of the captions of pictures.
+
+    They ask for what the captions of a picture agree on: objects, numbers, colours and more.
+    """
     from vistill.data.questions_build import QuestionsConfig, build_questions
 
     config = QuestionsConfig(seed, max_share, max_frame_share, min_answer)
@@ -47,7 +50,10 @@ def blind(
     split: Annotated[str, typer.Option(help="Split to answer.")] = "dev",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Answer without looking: what an answerer has to beat, for each kind of question."""
+    """Answer without looking.
+
+    What an answerer has to beat, for each kind of question.
+    """
     from dataclasses import asdict
 
     from vistill.data.asked import open_asked
