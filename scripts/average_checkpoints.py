@@ -1,6 +1,6 @@
 """The mean of the weights of captioners that began as the same one: a "model soup" (Wortsman et al. 2022).
 
-    python scripts/average_checkpoints.py CHECKPOINT CHECKPOINT... OUT
+python scripts/average_checkpoints.py CHECKPOINT CHECKPOINT... OUT
 """
 
 import sys
