@@ -5,6 +5,7 @@ import pytest
 from vistill.cli.compose import compose_train, experiments
 from vistill.errors import ConfigError
 from vistill.models.clip import ClipConfig
+from vistill.train.caption import TrainConfig
 from vistill.train.dual import DualTrainConfig
 
 
@@ -48,6 +49,15 @@ def test_the_shipped_experiments_are_there() -> None:
 def test_wrong_words_are_named(word: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         compose_train([word])
+
+
+@pytest.mark.parametrize("word", ["objective.scales={hidden_mse: 0.1}", "objective.scales.hidden_mse=0.1"])
+def test_losses_are_scaled_by_name(word: str) -> None:
+    config = compose_train([word])
+    assert isinstance(config, TrainConfig)
+    assert config.objective.scales == {"hidden_mse": 0.1}
+    with pytest.raises(ConfigError, match=r"objective\.scales: hidden_mze: the losses are"):
+        compose_train([word.replace("mse", "mze")])
 
 
 def test_the_words_of_the_original_pipeline() -> None:

@@ -148,9 +148,15 @@ def compose_train(words: Sequence[str]) -> AnyTrainConfig:
             raise ConfigError(f"{group}.*: no {group} is chosen; add {group}=NAME, known: {known}")
     try:
         with initialize_config_module("vistill.conf", version_base="1.3"):
-            return _to_dataclass(compose(f"train-{task}", overrides=list(words)), TASKS[task])
+            found = compose(f"train-{task}", overrides=[_open_table(word) for word in words])
+            return _to_dataclass(found, TASKS[task])
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(error)) from error
+
+
+def _open_table(word: str) -> str:
+    """The word as Hydra wants it: new names in a table, which is what `scales` is, are added with a `+`."""
+    return f"+{word}" if word.startswith("objective.scales") else word
 
 
 def _task(words: Sequence[str]) -> str:
