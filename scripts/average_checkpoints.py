@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vistill.models.checkpoint import load_captioner, save_captioner
-from vistill.models.folder import read_config
+from vistill.models.loading import origin
 
 
 def mean_of(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -32,7 +32,7 @@ def main(sources: Sequence[Path], out: Path) -> None:
         if settings != config or other.to_str() != tokenizer.to_str():
             raise SystemExit(f"error: {source} has another size or tokenizer than {sources[0]}")
     model.load_state_dict(mean_of([one.state_dict() for one, *_ in loaded]))
-    provenance = read_config(sources[0], "captioner")["provenance"]
+    provenance = dict(origin(sources[0])["provenance"])
     provenance.pop("reached", None)  # that was one of them, not their mean
     names = [f"{source.resolve().parent.name}/{source.name}" for source in sources]
     save_captioner(out, model, tokenizer, {**provenance, "mean_of": names})

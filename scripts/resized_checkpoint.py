@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from vistill.models.captioner import Captioner
 from vistill.models.checkpoint import load_captioner, save_captioner
-from vistill.models.folder import read_config
+from vistill.models.loading import origin
 
 
 def resized(model: Captioner, size: int) -> Captioner:
@@ -33,7 +33,7 @@ def resized(model: Captioner, size: int) -> Captioner:
 
 def main(source: Path, size: int, out: Path) -> None:
     model, tokenizer, _, _ = load_captioner(source)
-    provenance = {**read_config(source, "captioner")["provenance"], "resized_from": source.name}
+    provenance = {**origin(source)["provenance"], "resized_from": source.name}
     with torch.no_grad():
         save_captioner(out, resized(model, size), tokenizer, provenance)
     print(out)

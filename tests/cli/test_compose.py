@@ -60,6 +60,17 @@ def test_losses_are_scaled_by_name(word: str) -> None:
         compose_train([word.replace("mse", "mze")])
 
 
+@pytest.mark.parametrize(
+    "word", ["prefix.decoder.settings={n_layer: 3}", "prefix.decoder.settings.n_layer=3"]
+)
+@pytest.mark.parametrize("prefix", ["captioner", "tinyvit-distilgpt2"])
+def test_a_language_model_is_sized_by_its_own_settings(prefix: str, word: str) -> None:
+    config = compose_train([f"prefix={prefix}", word])
+    assert isinstance(config, TrainConfig)
+    assert config.prefix is not None
+    assert config.prefix.decoder.settings == {"n_layer": 3}
+
+
 def test_the_words_of_the_original_pipeline() -> None:
     config = compose_train("datamodule=flickr trainer=default datamodule.num_samples=5000".split())
     assert config.datamodule.path == compose_train(["datamodule=flickr30k"]).datamodule.path

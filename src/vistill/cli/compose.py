@@ -107,6 +107,8 @@ GROUPS: dict[str, dict[str, Any]] = {
     },
     "logger": {name: LoggerConfig(name=name) for name in LOGGERS},
 }
+TABLES = ("objective.scales", "prefix.decoder.settings")
+"""Settings that are tables, whose names are not known here."""
 OPTIONAL = ("prefix", "clip")
 """Groups of which nothing is chosen at first: each replaces `model` where it is."""
 DEFAULTS = {
@@ -155,8 +157,8 @@ def compose_train(words: Sequence[str]) -> AnyTrainConfig:
 
 
 def _open_table(word: str) -> str:
-    """The word as Hydra wants it: new names in a table, which is what `scales` is, are added with a `+`."""
-    return f"+{word}" if word.startswith("objective.scales") else word
+    """The word as Hydra wants it: in a table with free names, new and old ones are set with `++`."""
+    return f"++{word}" if word.startswith(TABLES) else word
 
 
 def _task(words: Sequence[str]) -> str:
