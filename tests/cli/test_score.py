@@ -60,6 +60,42 @@ def test_scores_as_json(run: Run, files: list[str]) -> None:
     assert "have no result, 11 first" in err
 
 
+def test_the_lines_of_an_evaluation_bring_their_references(
+    run: Run, files: list[str], tmp_path: Path
+) -> None:
+    by_id = {image["id"]: [] for image in REFERENCES["images"]}  # type: ignore[var-annotated]
+    for annotation in REFERENCES["annotations"]:
+        by_id[annotation["image_id"]].append(annotation["caption"])
+    lines = [
+        {"key": f"{r['image_id']}.jpg", "caption": r["caption"], "references": by_id[r["image_id"]]}
+        for r in RESULTS
+    ]
+    path = tmp_path / "predictions.jsonl"
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    code, out, err = run("--results", str(path))
+    assert (code, err) == (0, "")
+    assert json.loads(out) == json.loads(run(*files)[1])
+
+    for broken, message in (
+        (
+            {**lines[0], "key": "8.jpg", "references": []},
+            "row 3: key 'references' has to be a list of texts, not []",
+        ),
+        ({**lines[0], "key": 7}, "row 3: key 'key' has to be a text, not 7"),
+        (lines[0], "row 3: key '7.jpg' comes twice"),
+        ([], "row 3: has to be an object with the key 'key'"),
+    ):
+        path.write_text("".join(json.dumps(line) + "\n" for line in [*lines, broken]))
+        code, out, err = run("--results", str(path))
+        assert (code, out) == (2, "")
+        assert f"error: {path}: {message}" in err
+    path.write_text('{"key": 1\n')
+    assert f"error: {path}: row 1: the last field is no JSON" in run("--results", str(path))[2]
+    path.write_text("\n")
+    assert f"error: {path}: there is no caption in it" in run("--results", str(path))[2]
+    assert "error: --references is missing" in run(*files[:2])[2]
+
+
 def test_all_pictures_can_be_demanded(run: Run, files: list[str]) -> None:
     code, out, err = run(*files, "--require-all")
     assert (code, out) == (2, "")

@@ -1,6 +1,8 @@
 """METEOR and SPICE: what is said when they cannot run, and METEOR itself where it can."""
 
 import importlib.util
+import re
+import shutil
 import subprocess
 import sys
 from importlib.machinery import ModuleSpec
@@ -43,9 +45,10 @@ def test_without_pycocoevalcap(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_spice_needs_its_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake_package(monkeypatch, tmp_path)
     assert java.missing("METEOR") is None
-    assert "get_stanford_models" in str(java.missing("SPICE"))
     (tmp_path / "spice" / "lib").mkdir(parents=True)
-    (tmp_path / "spice" / "lib" / "stanford-corenlp-3.6.0.jar").touch()
+    for name in java.MODELS:
+        assert "get_stanford_models" in str(java.missing("SPICE"))
+        (tmp_path / "spice" / "lib" / name).touch()
     assert java.missing("SPICE") is None
 
 
@@ -96,3 +99,50 @@ def test_meteor_runs() -> None:
     assert 0 < pictures[1] < 1
     assert pictures[2] == 0
     assert 0 < corpus < 1
+
+
+def fake_java(folder: Path, script: str) -> None:
+    """A `java` that runs a shell script; $6 is where SPICE is to write."""
+    (folder / "java").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "java").chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("says", "told"),
+    [
+        ('Cannot invoke "javax.script.ScriptEngine.put" because "scriptEngine" is null', "librhino-java"),
+        ("java.lang.OutOfMemoryError: Java heap space", "8 GB of free memory"),
+        ("java.io.IOException: disk full", "java.io.IOException: disk full"),
+        ("", "it says nothing"),
+    ],
+)
+def test_why_spice_fails(says: str, told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake_package(monkeypatch, tmp_path)
+    (tmp_path / "spice" / "lib").mkdir(parents=True)
+    for name in java.MODELS:
+        (tmp_path / "spice" / "lib" / name).touch()
+    fake_java(tmp_path, f"echo '{says}' >&2; exit 1" if says else "exit 1")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pytest.raises(ConfigError, match=f"SPICE: the Java program failed: .*{re.escape(told)}"):
+        java.score("SPICE", {"1": "a dog"}, {"1": ["a dog"]})
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    shutil.which("java") is None or java.missing("SPICE") is not None,
+    reason="SPICE needs Java and 400 MB of models, see docs/metrics.md",
+)
+def test_spice_runs() -> None:
+    corpus, pictures = java.score(
+        "SPICE",
+        {"b": "a cat sleeps on the mat", "a": "a red dog is running", "c": "", "d": "two men"},
+        {
+            "a": ["a red dog runs", "the dog is running"],
+            "b": ["a cat sleeps on the mat"],
+            "c": ["a man"],
+            "d": ["a blue car"],
+        },
+    )
+    # scene graphs of "a": dog, dog red, dog run; of its references: dog, dog red, dog run
+    assert pictures.tolist() == pytest.approx([1, 1, 0, 0])
+    assert corpus == pytest.approx(0.5)

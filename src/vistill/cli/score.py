@@ -11,10 +11,16 @@ import typer
 def score(
     results: Annotated[
         Path,
-        typer.Option(help='[{"image_id", "caption"}], or [{"question_id", "answer"}] (JSON, JSONL, TSV).'),
+        typer.Option(
+            help='[{"image_id", "caption"}], predictions.jsonl of `vistill evaluate`, or [{"question_id", '
+            '"answer"}] (JSON, JSONL, TSV).'
+        ),
     ],
     references: Annotated[
-        Path | None, typer.Option(help="caption: COCO captions JSON; daquar: its data.csv.")
+        Path | None,
+        typer.Option(
+            help="caption: COCO captions JSON (predictions.jsonl has its own); daquar: its data.csv."
+        ),
     ] = None,
     task: Annotated[str, typer.Option(help="What is scored: caption, vqa or daquar.")] = "caption",
     questions: Annotated[
@@ -50,7 +56,7 @@ def score(
     if task == "caption":
         _captions(
             results,
-            _needed(references, "--references"),
+            references,
             metrics,
             per_image,
             bootstrap,
@@ -79,7 +85,7 @@ def _needed(path: Path | None, flag: str) -> Path:
 
 def _captions(
     results: Path,
-    references: Path,
+    references: Path | None,
     metrics: str | None,
     per_image: Path | None,
     bootstrap: int,
@@ -89,10 +95,22 @@ def _captions(
 ) -> None:
     import json
 
-    from vistill.metrics.coco import choose_metrics, read_references, read_results, score_results, write_lines
+    from vistill.metrics.coco import (
+        choose_metrics,
+        read_predictions,
+        read_references,
+        read_results,
+        score_results,
+        write_lines,
+    )
 
     names = choose_metrics(metrics)
-    found, truth = read_results(results), read_references(references)
+    if references is None and results.suffix == ".jsonl":
+        found, truth = read_predictions(results)
+        references = results
+    else:
+        references = _needed(references, "--references")
+        found, truth = read_results(results), read_references(references)
     _note_missing(found, truth, "pictures", references, require_all)
     more = None if idf is None else read_references(idf)
     with _against(results, references):

@@ -1,4 +1,4 @@
-"""Score captions from COCO-format files: a results list and a captions JSON."""
+"""Score captions from files: a results list and a captions JSON of COCO, or the lines of an evaluation."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ from vistill.files import write_text
 from vistill.metrics import java
 from vistill.metrics.bootstrap import intervals
 from vistill.metrics.caption import NAMES, CaptionScores, score_captions
-from vistill.metrics.json_files import id_of, load_json, text_of
+from vistill.metrics.json_files import id_of, load_json, load_rows, text_of
 from vistill.metrics.ptb import tokenize
 
 DEFAULT = (*NAMES, "CIDEr-D")
@@ -90,6 +90,29 @@ def read_references(path: Path) -> dict[str, list[str]]:
     if not any(captions.values()):
         raise DataError(f"{path}: there is no caption in it")
     return {key: texts for key, texts in captions.items() if texts}
+
+
+def read_predictions(path: Path) -> tuple[dict[str, Result], dict[str, list[str]]]:
+    """Captions and references by picture from a predictions.jsonl of `vistill evaluate`.
+
+    Raises DataError, with file, row and key, for a line without key, caption or references, and for a
+    picture that comes twice.
+    """
+    results: dict[str, Result] = {}
+    references: dict[str, list[str]] = {}
+    for place, line in load_rows(path):
+        key, texts = text_of(line, "key", place), line.get("references")
+        if key in results:
+            raise DataError(f"{place}: key {key!r} comes twice")
+        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+            raise DataError(
+                f"{place}: key 'references' has to be a list of texts, not {texts!r}; only the "
+                "predictions.jsonl of `vistill evaluate` goes without --references"
+            )
+        results[key], references[key] = Result(key, text_of(line, "caption", place)), texts
+    if not results:
+        raise DataError(f"{path}: there is no caption in it")
+    return results, references
 
 
 def choose_metrics(names: str | None) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,24 @@ def load_json(path: Path) -> Any:
         ) from error
     except (UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path}: broken JSON: {error}") from error
+
+
+def load_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """(place for an error, value) of each line of a JSONL file, or of a TSV file whose last field is JSON.
+
+    Empty lines are left out. Raises DataError naming file and row.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file")
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            place = f"{path}: row {number}"
+            try:
+                yield place, json.loads(line.rstrip(b"\r\n").rpartition(b"\t")[2])
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{place}: the last field is no JSON object: {error}") from error
 
 
 def id_of(entry: Any, key: str, place: str) -> int | str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from vistill.errors import DataError
 from vistill.files import write_text
-from vistill.metrics.json_files import id_of, load_json, text_of
+from vistill.metrics.json_files import id_of, load_json, load_rows, text_of
 from vistill.metrics.vqa import Question
 
 ROWS = (".tsv", ".jsonl")
@@ -29,7 +29,7 @@ def read_answers(path: Path) -> dict[str, str]:
 
 def answer_rows(path: Path) -> list[tuple[int | str, str]]:
     """(question id as it stands there, answer) in the order of the file. Raises DataError as above."""
-    rows = _lines(path) if path.suffix in ROWS else _list(path)
+    rows = load_rows(path) if path.suffix in ROWS else _list(path)
     found: dict[str, tuple[int | str, str]] = {}
     for place, row in rows:
         question = id_of(row, "question_id", place)
@@ -108,20 +108,6 @@ def _list(path: Path) -> Iterator[tuple[str, Any]]:
     if not isinstance(entries, list):
         raise DataError(f'{path}: answers are a list, [{{"question_id": 1, "answer": "two"}}, ...]')
     return ((f"{path}: entry {number}", entry) for number, entry in enumerate(entries))
-
-
-def _lines(path: Path) -> Iterator[tuple[str, Any]]:
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file")
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            place = f"{path}: row {number}"
-            try:
-                yield place, json.loads(line.rstrip(b"\r\n").rpartition(b"\t")[2])
-            except ValueError as error:
-                raise DataError(f"{place}: the last field is no JSON object: {error}") from error
 
 
 def _entries(path: Path, key: str) -> dict[str, tuple[str, dict[str, Any]]]:
