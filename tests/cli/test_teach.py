@@ -5,11 +5,12 @@ import shutil
 import subprocess
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import typer
+from tests.distill.black_box import Server
 from tests.distill.fake_teacher import FakeTeacher, identity
 from tests.distill.tiny_teachers import save_checkpoint
 from tests.tiny import build_data
@@ -19,6 +20,7 @@ from vistill.distill import teachers
 from vistill.distill.cache import TeacherCache
 from vistill.distill.cache_run import run as make
 from vistill.errors import ConfigError
+from vistill.runtime.image import AugmentSpec
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 WORDS = ("--splits", "train,dev", "--captions", 2, "--top-k", 4, "--views", 2, "--shard-records", 4)
@@ -38,8 +40,8 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeTeacher]:
         "drifts": FakeTeacher(drift=1),
     }
 
-    def load(spec: str, device: str = "cpu", prompt: str = "") -> FakeTeacher:
-        assert (device, prompt) == ("cpu", "")
+    def load(spec: str, device: str = "cpu", prompt: str = "", remote: object = None) -> FakeTeacher:
+        assert (device, prompt, remote) == ("cpu", "", {})
         if spec not in known:
             raise ConfigError(f"teacher {spec!r}: there is no such folder")
         return known[spec]
@@ -173,6 +175,12 @@ def test_refusals_exit_with_two(
         (("plan", "good", tmp_path), "expected a folder that `vistill data build` made"),
         (("verify", out, "--teacher", "good"), "--teacher needs --data"),
         (("info", tmp_path), "expected a folder that `vistill teach run` made"),
+        (
+            ("plan", "good", data, "--workers", 2),
+            "--workers: only for a teacher that is a URL, http(s)://HOST",
+        ),
+        (("verify", out, "--per-minute", 2, "--timeout", 9), "--per-minute, --timeout: only for a teacher"),
+        (("run", "good", data, "--out", out, "--ray", 2, "--retry-problems"), "leave --ray away"),
     ):
         done = run(*words)
         assert done.returncode == 2, words
@@ -183,6 +191,99 @@ def test_refusals_exit_with_two(
     assert done.returncode == 2
     assert "are free; ask for less (--hidden pooled" in done.stderr
     assert not (tmp_path / "d").exists()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server = Server()
+    yield server
+    server.close()
+
+
+def refuse(server: Server, data: Path, number: int) -> str:
+    """Let the server refuse a train picture; its key."""
+    from vistill.data.dataset import open_split
+    from vistill.distill.teachers_remote import data_url
+    from vistill.runtime.image import read_image
+
+    row = open_split(data, "train")[number]
+    server.of_picture[data_url(read_image(row["image"]), 768)] = (400, b"content policy", {})
+    return str(row["key"])
+
+
+def test_a_picture_that_a_server_refuses_is_named_and_asked_again(
+    data: Path, tmp_path: Path, run: Run, server: Server
+) -> None:
+    out, words = tmp_path / "c", ("--shard-records", 4, "--batch-size", 2)
+    keys = [refuse(server, data, number) for number in (0, 3)]  # the first of all, and one between good ones
+    done = run("run", f"{server.url}#m", data, "--out", out, *words)
+    assert done.returncode == 1
+    for key in keys:
+        assert f"no answer: train/{key}/view 0: the server refuses it: status 400: content pol" in done.stderr
+    assert "2 records have no answer; `vistill teach run` with the same words and --retry-prob" in done.stderr
+    assert "6 records made" in done.stderr
+    assert "measured" not in done.stderr
+    assert 6 <= len(server.requests) <= 8, "each picture once, and a plain one behind a refusal at most"
+    shown = run("info", out).stdout
+    assert "no answer  2 records" in shown
+    assert f"train/{keys[0]}/view 0: the server refuses it" in shown
+    found = run("verify", out, "--data", data)
+    assert (found.returncode, found.stdout.count("nothing is wrong")) == (1, 0)
+    assert "2 records have no answer" in found.stderr
+    assert len(json.loads(run("verify", out, "--json").stdout)) == 2
+
+    server.of_picture.clear()
+    server.requests.clear()
+    assert run("run", f"{server.url}#m", data, "--out", out, *words).returncode == 1
+    assert server.requests == []
+    words = (*words, "--workers", 1, "--per-minute", 6000, "--timeout", 9)
+    done = run("run", f"{server.url}#m", data, "--out", out, *words, "--retry-problems")
+    assert done.returncode == 0, done.stderr
+    assert len(server.requests) == 2
+    assert TeacherCache.open(out).problems() == []
+    assert len(list(out.glob("*.arrow"))) == 2
+    assert run("verify", out, "--data", data, "--teacher", f"{server.url}#m").returncode == 0
+
+
+def test_a_server_that_refuses_every_request_ends_the_run(
+    data: Path, tmp_path: Path, run: Run, server: Server
+) -> None:
+    for status, text in ((400, b"unknown field"), (401, b"who are you"), (404, b"no such model")):
+        server.always = (status, text, {})
+        done = run("run", f"{server.url}#m", data, "--out", tmp_path / "c")
+        assert done.returncode == 2
+        assert f"status {status}: {text.decode()}" in done.stderr
+        assert not list((tmp_path / "c").glob("*.arrow"))
+    server.always = None
+    assert run("run", f"{server.url}#m", data, "--out", tmp_path / "c").returncode == 0
+
+
+def test_rates_are_no_part_of_a_cache_and_the_prompt_is(
+    data: Path, tmp_path: Path, run: Run, server: Server
+) -> None:
+    out, url = tmp_path / "c", f"{server.url}#m"
+    words = ("run", url, data, "--out", out, "--shard-records", 3)
+    assert run(*words, "--prompt", "Say less.", "--rank", 0, "--ranks", 2).returncode == 0
+    text = server.requests[0]["messages"][0]["content"][0]["text"]
+    assert text == "Say less."
+    rates = ("--workers", 8, "--per-minute", 1200, "--timeout", 7)
+    refused = run(*words, *rates)
+    assert refused.returncode == 2
+    assert "is another cache: the prompt was 'Say less.' and is 'Describe this picture in" in refused.stderr
+    server.times.clear()
+    assert run(*words, "--prompt", "Say less.", *rates).returncode == 0
+    assert server.times[-1] - server.times[0] >= 0.099, "three requests, 0.05 s apart"
+    assert len(TeacherCache.open(out)) == 6
+
+
+def test_a_plan_of_a_server_says_what_measuring_cost(data: Path, run: Run, server: Server) -> None:
+    shown = run("plan", f"{server.url}#m", data, "--captions", 2, "--sample", "--workers", 3).stdout
+    assert len(server.requests) == 6
+    assert "; 12 requests; " in shown
+    assert "3 measured with 6 requests, whose answers are not kept)" in shown
+    assert run("plan", f"{server.url}#m", data, "--measure", 1).returncode == 0
+    assert len(server.requests) == 7
 
 
 def test_a_real_checkpoint_teaches(data: Path, tmp_path: Path, run: Run) -> None:
@@ -212,3 +313,24 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_views_go_as_far_as_they_are_told(
+    data: Path, tmp_path: Path, run: Run, fakes: dict[str, FakeTeacher]
+) -> None:
+    words = ("--views", 2, "--augment", "flip=0", "--augment", "crop_scale=0.5,0.9")
+    done = run("run", "good", data, "--out", tmp_path / "cache", "--measure", 0, *words)
+    assert done.returncode == 0, done.stderr
+    assert TeacherCache.open(tmp_path / "cache").config.augment == AugmentSpec((0.5, 0.9), flip=0.0)
+    for word, message in (
+        ("zoom=1", "--augment zoom=1: names are crop_scale, aspect, flip, brightness"),
+        ("flip", "--augment flip: write flip=0.5"),
+        ("flip=0.1,0.2", "--augment flip=0.1,0.2: write flip=0.5"),
+        ("aspect=1", "--augment aspect=1: write aspect=0.5,1"),
+        ("flip=half", "--augment flip=half: write flip=0.5"),
+        ("flip=2", "augment.flip must lie in 0..1"),
+    ):
+        refused = run("run", "good", data, "--out", tmp_path / "other", "--augment", word)
+        assert refused.returncode == 2
+        assert message in refused.stderr
+        assert not (tmp_path / "other").exists()

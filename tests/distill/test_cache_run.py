@@ -1,11 +1,11 @@
 """Making a cache: planned, killed anywhere, shared between processes, and never over something else."""
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from tests.distill.fake_teacher import FakeTeacher
+from tests.distill.fake_teacher import FakeTeacher, identity
 from tests.killing import run_script
 from tests.tiny import build_data
 
@@ -180,6 +180,116 @@ def test_ranks_that_start_together_agree_on_one_manifest(
         start(folder, FakeTeacher(), data, other, rank=0, ranks=2)
 
 
+@dataclass
+class Picky(FakeTeacher):
+    """A black box that gives no answer about every third picture that it is shown, unless it is `tame`."""
+
+    tame: bool = False
+    seconds_apart: float = 0.0
+
+    def answer_each(self, images, gold, ask) -> list[Answer | str]:  # type: ignore[no-untyped-def]
+        found: list[Answer | str] = list(self.answer(images, gold, ask))
+        before = sum(self.asked) - len(images)
+        for n in range(len(images)):
+            if not self.tame and (before + n) % 3 == 0:
+                found[n] = f"request {before + n}: no"
+        return found
+
+
+RICH = replace(CONFIG, ask=Ask(captions=2, top_k=4, hidden="all", embedding=True), hidden_dtype="int8")
+
+
+def test_pictures_without_an_answer_are_asked_about_again(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    first = run(folder, Picky(), data, RICH)
+    assert len(first.problems) == 8
+    assert first.problems[0].where == "train/00000.jpg/view 0"
+    assert first.problems[0].reason == "request 0: no"
+    untouched = _shards(folder)
+    again = Picky()
+    assert run(folder, again, data, RICH).problems == first.problems
+    assert again.asked == [], "only if it is told to"
+    some = Picky()
+    report = run(folder, some, data, RICH, retry=True)
+    assert (report.made, report.kept, sum(some.asked)) == (8, 16, 8)
+    assert len(report.problems) == 3, "every third of the eight"
+    reasons = {problem.reason for problem in report.problems}
+    assert reasons < {problem.reason for problem in first.problems}, "the reasons why they lacked one stay"
+    assert len(_shards(folder)) == 10
+    assert set(_shards(folder)) & set(untouched), "a shard that gained nothing is left alone"
+    seen: list[tuple[int, int]] = []
+    rest = Picky(tame=True)
+    report = run(folder, rest, data, RICH, retry=True, progress=lambda *done: seen.append(done))
+    assert (report.problems, sum(rest.asked), seen) == ((), 3, [(0, 3), (1, 3), (2, 3), (3, 3)])
+    run(tmp_path / "plain", Picky(tame=True), data, RICH)
+    assert _shards(folder) == _shards(tmp_path / "plain"), "the bytes as if all had been answered at once"
+    nothing = Picky()
+    assert run(folder, nothing, data, RICH, retry=True).made == 0
+    assert nothing.asked == []
+
+
+def test_a_damaged_shard_is_not_made_whole_by_asking_again(data: Path, tmp_path: Path) -> None:
+    run(tmp_path / "c", Picky(), data, CONFIG)
+    path = min((tmp_path / "c").glob("train-v00-*.arrow"))
+    content = path.read_bytes()
+    assert content.count(b"00001.jpg") == 1
+    path.write_bytes(content.replace(b"00001.jpg", b"00009.jpg"))
+    teacher = Picky(tame=True)
+    with pytest.raises(DataError, match=f"{path.name}: the bytes are not those that were written"):
+        run(tmp_path / "c", teacher, data, CONFIG, retry=True)
+    assert teacher.asked == [], "nothing is paid for"
+
+
+def test_asking_again_makes_what_is_missing_too_and_keeps_to_its_rank(data: Path, tmp_path: Path) -> None:
+    first = run(tmp_path / "c", Picky(), data, CONFIG, rank=0, ranks=2)
+    kept = _shards(tmp_path / "c")
+    teacher = Picky(tame=True)
+    report = run(tmp_path / "c", teacher, data, CONFIG, rank=1, ranks=2, retry=True)
+    assert report.made == sum(teacher.asked) == 24 - first.made
+    assert kept.items() < _shards(tmp_path / "c").items(), "the shards of rank 0 are as they were"
+    run(tmp_path / "c", Picky(tame=True), data, CONFIG, retry=True)
+    assert TeacherCache.open(tmp_path / "c").problems() == []
+
+
+def test_a_kill_before_the_old_shard_is_gone_leaves_two_and_the_next_run_settles_it(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "c"
+    run(folder, Picky(), data, CONFIG)
+    with monkeypatch.context() as patch:
+        patch.setattr(cache_run, "sync_folder", lambda path: 1 / 0)  # the new shard has its name by then
+        with pytest.raises(ZeroDivisionError):
+            run(folder, Picky(tame=True), data, CONFIG, retry=True)
+    assert len(_shards(folder)) == 11
+    with pytest.raises(DataError, match="holds the same records"):
+        TeacherCache.open(folder)
+    assert len(run(folder, Picky(), data, CONFIG).problems) == 7, "the better one of the two stays"
+    assert len(_shards(folder)) == 10
+    run(folder, Picky(tame=True), data, CONFIG, retry=True)
+    run(tmp_path / "plain", FakeTeacher(), data, CONFIG)
+    assert _shards(folder) == _shards(tmp_path / "plain")
+
+
+def test_two_shards_of_a_range_that_lack_as_much_are_no_leftover(data: Path, tmp_path: Path) -> None:
+    run(tmp_path / "c", FakeTeacher(), data, CONFIG)
+    run(tmp_path / "d", FakeTeacher(drift=1), data, CONFIG)
+    other = min((tmp_path / "d").glob("*.arrow"))
+    (tmp_path / "c" / other.name).write_bytes(other.read_bytes())
+    with pytest.raises(DataError, match="holds the same records; remove one of them"):
+        run(tmp_path / "c", FakeTeacher(), data, CONFIG)
+    assert len(_shards(tmp_path / "c")) == 11
+
+
+def test_a_black_box_is_measured_without_waste(data: Path) -> None:
+    config = replace(CONFIG, ask=Ask(captions=2))
+    teacher = Picky(identity(vocab_size=0), seconds_apart=3.0)
+    found = plan(teacher, data, config, sample=5)
+    assert sum(teacher.asked) == 5, "none to warm up"
+    assert (found.requests, found.spent) == (48, 10)
+    assert found.hours == 48 * 3 / 3600, "no faster than it may be asked"
+    assert plan(FakeTeacher(), data, config, sample=5).requests == 0
+
+
 KILLER = """
 import sys
 from pathlib import Path
@@ -199,6 +309,10 @@ def make(out):
 
 print(kill_and_compare(make, target, seed, points, again_before=30))
 """
+RETRIER = KILLER.replace(
+    "    run(out, FakeTeacher(), data, config)",
+    "    run(out, Picky(), data, config)\n    run(out, Picky(tame=True), data, config, retry=True)",
+).replace("import FakeTeacher", "import FakeTeacher\nfrom tests.distill.test_cache_run import Picky")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -210,3 +324,16 @@ def test_killed_at_seeded_points_and_run_again_gives_the_same_bytes(data: Path, 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_at_every_point_and_run_again_gives_the_same_bytes(data: Path, tmp_path: Path) -> None:
     assert run_script(KILLER, tmp_path / "killed", 0, data) > 30
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_while_asking_again_and_run_again_gives_the_same_bytes(data: Path, tmp_path: Path) -> None:
+    assert run_script(RETRIER, tmp_path / "killed", 5, data) > 30
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_anywhere_while_asking_again_and_run_again_gives_the_same_bytes(
+    data: Path, tmp_path: Path
+) -> None:
+    assert run_script(RETRIER, tmp_path / "killed", 0, data) > 30

@@ -1,11 +1,13 @@
 """A batch and its teacher's answers: the same from a cache as asked online, refused where they do not fit."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tests.models.tiny_pretrained import save_public
 from tests.tiny import build_data, tiny_captioner
 
 from vistill.data.collate import Batch, CaptionRows, Item, collate, replayed_pixels
@@ -15,10 +17,12 @@ from vistill.distill.answers import Answer, Ask, Text
 from vistill.distill.cache import CacheConfig, TeacherCache
 from vistill.distill.cache_run import run
 from vistill.distill.join import join, kept_answers, online_answers, open_cache
+from vistill.distill.objective import CaptionObjective, ObjectiveConfig, Teaching
 from vistill.distill.teachers import load_teacher
 from vistill.errors import DataError
 from vistill.models.checkpoint import save_captioner
-from vistill.models.tokens import PAD
+from vistill.models.pretrained import load_pretrained_captioner
+from vistill.models.tokens import PAD, SPECIAL
 from vistill.models.vision import tower_preprocess
 from vistill.runtime.decode import GenerationConfig
 from vistill.runtime.image import AugmentSpec
@@ -184,14 +188,76 @@ def _open(world: World, **changes: object) -> TeacherCache:
     ("changes", "reason"),
     [
         ({"tokenizer": train_tokenizer(["another"], TokenizerConfig(min_count=1))}, "tokenizer"),
-        ({"longest": 13}, "cut to 12 tokens"),
         ({"views": 3}, "views"),
         ({"views": 0}, r"set datamodule\.views=2"),
-        ({"seed": 4}, "seed"),
-        ({"augment": AugmentSpec(flip=0.1)}, "augment"),
+        ({"seed": 4}, r"of its views, datamodule\.views_seed was 3 and is 4 in training"),
+        ({"augment": AugmentSpec(flip=0.1)}, r"of its views, datamodule\.augment\.flip was 0\.5 and is 0\.1"),
     ],
 )
 def test_a_cache_that_does_not_fit_is_refused(world: World, changes: dict[str, object], reason: str) -> None:
     assert len(_open(world)) == 48
     with pytest.raises(DataError, match=reason):
         _open(world, **changes)
+
+
+def test_cut_gold_captions_are_refused_before_training(world: World, tmp_path: Path) -> None:
+    assert TeacherCache.open(world.cache).shortest_cut() is None
+    _open(world, longest=30)  # no caption is as long, so what was asked for does not matter
+    short = dataclasses.replace(CONFIG, ask=dataclasses.replace(ASK, longest=6))
+    run(tmp_path / "short", load_teacher(str(world.teacher)), world.data, short)
+    cut = dataclasses.replace(world, cache=tmp_path / "short")
+    with pytest.raises(DataError, match="gold captions were cut to 6 tokens and the student reads up to 7"):
+        _open(cut, longest=7)
+    _open(cut, longest=6)
+    _open(cut, longest=7, wants={"captions"})
+
+
+def test_captions_longer_than_the_student_reads_are_cut(world: World) -> None:
+    batch = world.batch()
+    answers = kept_answers(TeacherCache.open(world.cache), ["train"])(batch.items)
+    whole = join(batch, answers, TOKENS(world.data), wants={"top_k"}, longest=12)
+    taught = join(batch, answers, TOKENS(world.data), wants={"top_k"}, longest=5)
+    assert whole.tokens is not None
+    assert taught.tokens is not None
+    assert taught.of_tokens is not None
+    assert whole.tokens.shape[-1] > 5
+    assert torch.equal(taught.tokens, whole.tokens[..., :5])
+    assert taught.of_tokens.ids.shape[2] == 4
+
+
+def test_a_shard_with_another_byte_is_refused(world: World, tmp_path: Path) -> None:
+    shutil.copytree(world.cache, tmp_path / "cache")
+    path = sorted((tmp_path / "cache").glob("*.arrow"))[-1]
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(DataError, match=f"{path.name}: the bytes are not those that were written"):
+        _open(dataclasses.replace(world, cache=tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("kind", ["vit-gpt2", "blip", "vit+bert"])
+def test_a_public_captioner_agrees_with_itself(kind: str, world: World, tmp_path: Path) -> None:
+    """All of its log-probabilities, kept and learnt from by the same model: nothing is left to learn."""
+    save_public(tmp_path / "public", kind)
+    model, tokenizer, preprocess = load_pretrained_captioner(tmp_path / "public")
+    teacher = load_teacher(str(tmp_path / "public"))
+    K = teacher.identity.vocab_size - len(SPECIAL)
+    ask = Ask(captions=1, generation=GenerationConfig(num_beams=2, max_new_tokens=6), top_k=K, longest=12)
+    config = CacheConfig(splits=("train",), ask=ask, batch_size=4)
+    run(tmp_path / "cache", teacher, world.data, config)
+    cache = open_cache(
+        tmp_path / "cache", world.data, ["train"], wants={"top_k"}, tokenizer=tokenizer, longest=12,
+        views=1, seed=0, augment=AugmentSpec(),
+    )  # fmt: skip
+    table = open_split(world.data, "train")
+    pixels = replayed_pixels(table, preprocess, AugmentSpec(), 1, 0)
+    rows = CaptionRows(table, pixels, tokenizer, captions=2, longest=12, seed=0)
+    batch = collate([rows[1, row] for row in (5, 2, 9, 0)], start=0)
+    teaching = Teaching(kept_answers(cache, ["train"]), 12)
+    objective = CaptionObjective(ObjectiveConfig(cross_entropy=0, top_k_kl=1), tokenizer, {}, teaching)
+    with torch.inference_mode():
+        losses = objective(model, batch)
+        assert float(losses["top_k_kl"]) == pytest.approx(0, abs=1e-3)
+        for weight in model.decoder.parameters():
+            weight.mul_(0.5)
+        assert float(objective(model, batch)["top_k_kl"]) > 0.05

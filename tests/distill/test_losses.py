@@ -177,6 +177,17 @@ def test_kl_ignores_what_softmax_ignores(seed: int, shift: float, temperature: f
     assert kept[0] == pytest.approx(kept[1])
 
 
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_top_k_kl_does_not_ask_for_what_the_student_blocks(temperature: float) -> None:
+    """A public captioner never says its marks; rounding leaves them a little of the teacher's mass."""
+    student = random(1, 6, scale=2.0)
+    student[..., 4:] = -1e9
+    ids, logp = top(student, 4)
+    rounded = torch.nextafter(logp.half(), torch.tensor(-9.0).half())
+    assert rounded.float().exp().sum() < 1
+    assert abs(top_k_kl(student, ids, rounded, torch.ones(1), temperature).item()) < 1e-3
+
+
 def test_top_k_kl_of_rounded_probabilities_that_exceed_one() -> None:
     teacher = torch.tensor([[6.0, 5.5, -9.0, -9.0, -9.0, -9.0]])
     ids, logp = top(teacher, 2)

@@ -83,7 +83,11 @@ def test_a_picture_without_captions_earns_no_reward() -> None:
     torch.testing.assert_close(both["self_critical"], alone["self_critical"])
     torch.testing.assert_close(both["reward"], alone["reward"])
     nobody = replace(mixed, keys=("nobody", "no one"), tokens=torch.cat((untold, untold)))
-    assert objective(model, nobody) == {}
+    losses = objective(model, nobody)
+    assert losses.keys() == {"self_critical"}, "and the step goes on"
+    total = objective.total(losses)
+    assert total.item() == 0
+    total.backward()
 
 
 def test_the_bag_of_words_spans_a_table_larger_than_the_tokenizer() -> None:
@@ -156,6 +160,7 @@ def test_learns_every_kind_of_answer_and_logs_each_by_name() -> None:
         "top_k_kl": 2.0,
         "hidden_cosine": 0.25,
         "hidden_mse": 0.125,
+        "hidden_l1": 0.5,
         "embedding": 3.0,
     }
     config = ObjectiveConfig(**weights, scales={"hidden_mse": 10.0}, label_smoothing=0.0)  # type: ignore[arg-type]
@@ -211,6 +216,22 @@ def test_the_projections_learn_and_the_student_learns_through_them() -> None:
     objective.total(objective(model, _with_items(_batch()))).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in objective.heads.parameters())
     assert model.mapper.project.weight.grad is not None
+
+
+def test_a_prefix_of_another_length_is_compared_as_a_whole() -> None:
+    """Ten learnt embeddings are no class token before a grid of nine."""
+    torch.manual_seed(0)
+    model = tiny_captioner(vocab=TOKENIZER.get_vocab_size()).eval()
+    config = ObjectiveConfig(cross_entropy=0.0, hidden_mse=1.0, hidden_l1=1.0)
+    objective = CaptionObjective(config, TOKENIZER, REFERENCES, _teaching(_taught()), width=16)
+    batch = _with_items(_batch())
+    memory = torch.randn(2, 10, 16)
+    model.mapper.forward = lambda features: memory  # type: ignore[method-assign]
+    losses = objective(model, batch)
+    seen = objective.heads["hidden"](memory).mean(1)
+    said = torch.from_numpy(np.stack([answer.hidden for answer in _taught()])).mean(1)
+    torch.testing.assert_close(losses["hidden_mse"], (seen - said).square().mean())
+    torch.testing.assert_close(losses["hidden_l1"], (seen - said).abs().mean())
 
 
 def test_losses_of_a_teacher_need_one() -> None:

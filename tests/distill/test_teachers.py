@@ -34,7 +34,9 @@ from vistill.distill import teachers_prompted, teachers_transformers, teachers_v
 from vistill.distill.answers import Answer, Ask, Teacher, Text
 from vistill.distill.teachers import load_teacher
 from vistill.distill.teachers_common import picture_seed, tokenizer_hash
+from vistill.distill.teachers_pretrained import Words
 from vistill.errors import ConfigError
+from vistill.models.adopt import load_language, shift_tokenizer
 from vistill.models.captioner import TorchStepper
 from vistill.models.checkpoint import load_captioner
 from vistill.models.tokens import BOS, EOS, NEVER_GENERATED, SPECIAL
@@ -223,16 +225,38 @@ def direct_llava(specs: dict[str, str], kind: str) -> Logits:
     return logits
 
 
+BEGIN_END = {"vit_gpt2": (0, 0), "blip": (4, 3), "git": (2, 3), "llava": (6, 2)}
+"""Own ids of what stands before a text (the last of the prompt, "assistant", for llava) and of its end."""
+
+
+def direct(specs: dict[str, str], kind: str) -> Logits:
+    """DIRECT under vistill's ids: <eos> has the logit of the model's own end, what is token i is i + 4."""
+    logits = DIRECT[kind](specs, kind)
+    if kind not in BEGIN_END:
+        return logits
+    begin, end = BEGIN_END[kind]
+
+    def moved(picture: int, ids: list[int]) -> Tensor:
+        assert ids[0] == BOS
+        own = logits(picture, [begin, *(end if i == EOS else i - 4 for i in ids[1:])])
+        never = torch.full((len(ids), 1), -torch.inf)
+        rest = own.clone()
+        rest[:, end] = -torch.inf
+        return torch.cat((never, never, own[:, end : end + 1], never, rest), dim=1)
+
+    return moved
+
+
 def while_searching(specs: dict[str, str], kind: str) -> Logits:
-    """As DIRECT, with what is forbidden in captions."""
+    """As `direct`, with what is forbidden in captions."""
     if kind in ("checkpoint", "ensemble"):
         return direct_checkpoints(specs, kind, NEVER_GENERATED)
-    logits = DIRECT[kind](specs, kind)
+    logits = direct(specs, kind)
 
     def allowed(picture: int, ids: list[int]) -> Tensor:
         scores = logits(picture, ids).clone()
         if kind == "llava":
-            scores[:, 4] = -torch.inf  # <image>
+            scores[:, 4 + 4] = -torch.inf  # <image>
         return scores
 
     return allowed
@@ -253,7 +277,7 @@ DIRECT: dict[str, Callable[[dict[str, str], str], Logits]] = {
 def test_top_k_is_that_of_the_model_alone(
     kind: str, specs: dict[str, str], answers: dict[str, list[Answer]]
 ) -> None:
-    logits = DIRECT[kind](specs, kind)
+    logits = direct(specs, kind)
     lengths = set()
     for picture, answer in enumerate(answers[kind]):
         assert len(answer.gold) == len(CAPTIONS[picture])
@@ -271,13 +295,12 @@ def test_greedy_captions_follow_the_likeliest_token(
     logits = while_searching(specs, kind)
     greedy = GenerationConfig(max_new_tokens=6, num_beams=1)
     found = teachers[kind].answer(pictures(), CAPTIONS, Ask(generation=greedy))
-    ends = {"vit_gpt2": 0, "blip": 3, "git": 3}.get(kind, 2)
     for picture, answer in enumerate(found):
         ids = [int(answer.generated[0].ids[0])]
-        while len(ids) <= 6 and (len(ids) == 1 or ids[-1] != ends):
+        while len(ids) <= 6 and (len(ids) == 1 or ids[-1] != EOS):
             scores = logits(picture, ids)[-1].clone()
             if len(ids) == 1:
-                scores[ends] = -torch.inf
+                scores[EOS] = -torch.inf
             ids.append(int(scores.argmax()))
         assert answer.generated[0].ids.tolist() == ids
         assert answer.generated[0].top_ids is None
@@ -303,7 +326,7 @@ def test_samples_are_several_and_come_best_first(
     kind: str, specs: dict[str, str], teachers: dict[str, Teacher]
 ) -> None:
     # samples are scored by the raw distribution; only vistill's own forbids its marks before that
-    logits = (while_searching if kind in ("checkpoint", "ensemble") else DIRECT[kind])(specs, kind)
+    logits = (while_searching if kind in ("checkpoint", "ensemble") else direct)(specs, kind)
     ask = Ask(captions=5, generation=SAMPLED)
     answer = teachers[kind].answer(pictures(1), [[]], ask)[0]
     scores = []
@@ -523,7 +546,8 @@ def test_parts_that_fit_in_memory_make_the_same_answer(
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_cannot_be_answered_is_refused(kind: str, teachers: dict[str, Teacher]) -> None:
     teacher = teachers[kind]
-    with pytest.raises(ConfigError, match=f"vocabulary has {teacher.identity.vocab_size} entries"):
+    own = teacher.identity.vocab_size - (len(SPECIAL) if kind in BEGIN_END else 0)
+    with pytest.raises(ConfigError, match=f"vocabulary has {own} entries"):
         teacher.answer(pictures(1), [["a dog"]], Ask(captions=0, top_k=1000))
     if kind not in FULL:
         with pytest.raises(ConfigError, match="gives no embedding, hidden"):
@@ -531,6 +555,52 @@ def test_what_cannot_be_answered_is_refused(kind: str, teachers: dict[str, Teach
     if kind not in ("git", "llava"):
         with pytest.raises(ConfigError, match="max_new_tokens=99: the teacher can write at most"):
             teacher.answer(pictures(1), [[]], Ask(generation=GenerationConfig(max_new_tokens=99)))
+
+
+@pytest.mark.parametrize("kind", BEGIN_END)
+def test_texts_of_public_models_are_those_that_a_student_reads(
+    kind: str, specs: dict[str, str], teachers: dict[str, Teacher]
+) -> None:
+    from transformers import AutoTokenizer
+
+    shifted = shift_tokenizer(AutoTokenizer.from_pretrained(specs[kind]).backend_tokenizer)
+    assert teachers[kind].identity.tokenizer == tokenizer_hash(shifted)
+    assert teachers[kind].identity.vocab_size == shifted.get_vocab_size()
+    written = "One RED circle, on the left!"
+    answer = teachers[kind].answer(pictures(1), [[written]], Ask(captions=2, top_k=2, generation=SHORT))[0]
+    assert answer.gold[0].ids.tolist() == encode(shifted, "one red circle on the left", 40)
+    for text, caption in zip(answer.generated, answer.captions, strict=True):
+        assert shifted.decode(text.ids.tolist()) == caption
+        assert text.ids[0] == BOS
+        assert set(text.ids[1:-1].tolist()).isdisjoint(range(len(SPECIAL)))
+
+
+def test_a_language_model_that_reads_as_the_teacher_has_its_ids(
+    specs: dict[str, str], tmp_path: Path
+) -> None:
+    """DistilGPT-2 can be taught by ViT-GPT2 token by token: its table has the teacher's entries."""
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+    teacher = load_teacher(specs["vit_gpt2"])
+    entries = teacher.identity.vocab_size - len(SPECIAL)
+    sizes = {"n_embd": 16, "n_head": 2, "n_layer": 1, "bos_token_id": 0, "eos_token_id": 0}
+    GPT2LMHeadModel(GPT2Config(vocab_size=entries, **sizes)).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(specs["vit_gpt2"]).save_pretrained(tmp_path)
+    language, tokenizer, _ = load_language(str(tmp_path))
+    assert tokenizer_hash(tokenizer) == teacher.identity.tokenizer
+    assert language.get_input_embeddings().num_embeddings == teacher.identity.vocab_size
+
+
+def test_a_slow_tokenizer_gives_no_log_probabilities(
+    specs: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        teachers_transformers, "words_of", lambda own, marks, entries: Words(own, None, marks, entries)
+    )
+    teacher = load_teacher(specs["vit_gpt2"])
+    with pytest.raises(ConfigError, match="gives no top_k; it can give captions, embedding, hidden"):
+        teacher.answer(pictures(1), [["a dog"]], Ask(top_k=2))
+    assert teacher.answer(pictures(1), [["a dog"]], Ask(generation=SHORT))[0].captions
 
 
 def test_a_caption_cannot_ask_for_a_second_picture(teachers: dict[str, Teacher]) -> None:

@@ -1,26 +1,29 @@
 """The black box, against a real HTTP server on loopback that misbehaves on demand."""
 
 import base64
-import contextlib
 import io
 import json
+import math
+import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.message import Message
 from email.utils import format_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("torch")
 
+from tests.distill.black_box import Reply, Server, said
 from tests.distill.tiny_teachers import pictures
 
-from vistill.distill.answers import Ask
+from vistill.distill.answers import Answer, Ask
 from vistill.distill.teachers import load_teacher
 from vistill.distill.teachers_remote import (
     KEY,
@@ -34,64 +37,8 @@ from vistill.errors import ConfigError
 from vistill.runtime.decode import GenerationConfig
 
 QUICK = RemoteConfig(pause=0.01, timeout=5, workers=2)
+ONE_BY_ONE = RemoteConfig(pause=0.01, timeout=5, workers=1)
 SAMPLED = GenerationConfig(do_sample=True, num_return=2, temperature=0.7, top_p=0.9, seed=5)
-Reply = tuple[int, bytes, dict[str, str]]
-
-
-def said(text: Any) -> Reply:
-    return 200, json.dumps({"choices": [{"message": {"content": text}}]}).encode(), {}
-
-
-class Server:
-    """Answers with the colour of the picture; `script` holds replies to be given first, or functions."""
-
-    def __init__(self) -> None:
-        self.script: list[Reply | Callable[[], Reply]] = []
-        self.requests: list[dict[str, Any]] = []
-        self.headers: list[Message] = []
-        self.times: list[float] = []
-        self.paths: list[str] = []
-        self.busy = self.most_busy = 0
-        self.lock = threading.Lock()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                with outer.lock:
-                    outer.busy += 1
-                    outer.most_busy = max(outer.busy, outer.most_busy)
-                    outer.times.append(time.monotonic())
-                    outer.paths.append(self.path)
-                    outer.headers.append(self.headers)
-                    body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                    outer.requests.append(body)
-                    reply = outer.script.pop(0) if outer.script else outer.colour(body)
-                status, data, headers = reply() if callable(reply) else reply
-                with outer.lock:
-                    outer.busy -= 1
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                with contextlib.suppress(BrokenPipeError):  # some clients have given up by now
-                    self.wfile.write(data)
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-
-    @staticmethod
-    def colour(body: dict[str, Any]) -> Reply:
-        from PIL import Image
-
-        url = body["messages"][0]["content"][1]["image_url"]["url"]
-        data = base64.b64decode(url.removeprefix("data:image/jpeg;base64,"))
-        red = Image.open(io.BytesIO(data)).getpixel((46, 38))[0]
-        return said(f"picture {round(red / 40)} seed {body.get('seed')}")
 
 
 @pytest.fixture
@@ -100,8 +47,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     server = Server()
     yield server
-    server.http.shutdown()
-    server.http.server_close()
+    server.close()
 
 
 def teacher(server: Server, config: RemoteConfig = QUICK) -> RemoteTeacher:
@@ -111,6 +57,17 @@ def teacher(server: Server, config: RemoteConfig = QUICK) -> RemoteTeacher:
 def captions(found: RemoteTeacher, count: int = 1, ask: Ask | None = None) -> list[tuple[str, ...]]:
     images = pictures(count)
     return [answer.captions for answer in found.answer(images, [[]] * count, ask or Ask())]
+
+
+def each(found: RemoteTeacher, count: int) -> list[str]:
+    """The caption of each picture, or why there is none."""
+    answers = found.answer_each(pictures(count), [[]] * count, Ask())
+    return [answer if isinstance(answer, str) else answer.captions[0] for answer in answers]
+
+
+def sent(number: int) -> str:
+    """What picture `number` looks like to the server."""
+    return data_url(pictures(number + 1)[number], QUICK.longest_side)
 
 
 def test_each_picture_gets_its_caption_in_order(server: Server) -> None:
@@ -185,6 +142,13 @@ def test_the_server_says_how_long_to_wait_and_everybody_does(server: Server) -> 
     assert server.times[1] - server.times[0] >= 0.99
 
 
+def test_a_server_that_says_not_to_wait_is_waited_for_all_the_same(server: Server) -> None:
+    server.script = [(429, b"", {"Retry-After": "0"})] * 2
+    captions(teacher(server, RemoteConfig(pause=0.1, timeout=5)))
+    assert server.times[1] - server.times[0] >= 0.1
+    assert server.times[2] - server.times[1] >= 0.2
+
+
 def test_too_long_a_wait_is_an_error(server: Server) -> None:
     server.script = [(429, b"quota", {"Retry-After": "86400"})]
     with pytest.raises(RemoteError, match="asks to wait 86400 s: quota"):
@@ -212,19 +176,102 @@ def test_no_server_is_an_error_that_names_it() -> None:
             captions(RemoteTeacher(f"{url}#m", RemoteConfig(pause=0.01, attempts=2)))
 
 
-@pytest.mark.parametrize("status", [400, 401, 404, 413])
-def test_a_refusal_is_an_error_at_once(server: Server, status: int) -> None:
+@pytest.mark.parametrize("status", [401, 402, 403, 404, 405, 410])
+def test_what_concerns_every_request_is_an_error_at_once(server: Server, status: int) -> None:
     server.script = [(status, b'{"error": "no\nsuch model"}', {})]
     with pytest.raises(RemoteError, match=rf'status {status}: {{"error": "no such model"}}'):
-        captions(teacher(server))
-    assert len(server.requests) == 1
+        each(teacher(server, ONE_BY_ONE), 30)
+    assert len(server.requests) < 5, "one failure stops the rest"
 
 
-def test_one_failure_stops_the_rest(server: Server) -> None:
-    server.script = [(400, b"no", {})]
-    with pytest.raises(RemoteError, match="status 400"):
-        captions(teacher(server, RemoteConfig(workers=1)), 30)
-    assert len(server.requests) < 5
+@pytest.mark.parametrize("status", [400, 413, 415, 422])
+def test_a_picture_that_is_refused_has_the_reason_for_an_answer(server: Server, status: int) -> None:
+    server.of_picture[sent(1)] = (status, b'{"error":\n"not such a picture"}', {})
+    reason = f'the server refuses it: status {status}: {{"error": "not such a picture"}}'
+    assert each(teacher(server, ONE_BY_ONE), 3) == ["picture 0 seed None", reason, "picture 2 seed None"]
+    assert len(server.requests) == 3, "asked once; the answer after it says that the server works"
+    with pytest.raises(RemoteError, match=f"picture 2 of 3: the server refuses it: status {status}"):
+        captions(teacher(server), 3)
+
+
+@pytest.mark.parametrize("failure", [(500, b"oops", {}), said(""), (200, b"<html>", {})])
+def test_a_picture_that_never_gets_a_caption_has_the_reason_for_an_answer(
+    server: Server, failure: Reply
+) -> None:
+    server.of_picture[sent(0)] = failure
+    bad, good = each(teacher(server, RemoteConfig(pause=0.001, attempts=3, workers=1)), 2)
+    assert re.match("no caption after 3 attempts, the last: (status 500: oops|the reply )", bad)
+    assert good == "picture 1 seed None"
+    assert len(server.requests) == 4
+
+
+def test_a_plain_picture_tells_whether_the_server_works(server: Server) -> None:
+    found = teacher(server, ONE_BY_ONE)
+    for number in range(3):
+        server.of_picture[sent(number)] = (400, b"no", {})
+    assert each(found, 3) == ["the server refuses it: status 400: no"] * 3
+    assert len(server.requests) == 4, "one plain picture, since no answer came after the last refusal"
+    assert each(found, 4)[3] == "picture 3 seed None"
+    assert len(server.requests) == 8, "none, since an answer came"
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (
+            (400, b"unknown field", {}),
+            "status 400: unknown field; a plain grey picture fails as well, so every",
+        ),
+        (said(""), r"the reply holds no text \(finish_reason None\); a plain grey picture fails as well, so"),
+    ],
+)
+def test_nothing_works_is_an_error_with_what_the_server_said(
+    server: Server, reply: Reply, message: str
+) -> None:
+    found = teacher(server, RemoteConfig(pause=0.001, attempts=2))
+    server.always = reply
+    with pytest.raises(RemoteError, match=message):
+        each(found, 3)
+    server.always = None
+    assert each(found, 1) == ["picture 0 seed None"]
+    server.always = reply
+    with pytest.raises(RemoteError, match=message):
+        each(found, 1)
+
+
+def test_a_server_that_is_down_is_no_fault_of_a_picture(server: Server) -> None:
+    server.of_picture[sent(0)] = (503, b"", {})
+    with pytest.raises(
+        RemoteError, match=r"no answer from 'tiny-vlm' after 2 attempts, the last: status 503"
+    ):
+        each(teacher(server, RemoteConfig(pause=0.001, attempts=2, workers=1)), 2)
+
+
+@pytest.mark.parametrize(
+    ("choice", "reason"),
+    [
+        ({"message": {"content": None, "refusal": "I\ncannot"}, "finish_reason": "stop"}, "I cannot "),
+        ({"message": {"content": ""}, "finish_reason": "content_filter"}, ""),
+    ],
+)
+def test_what_the_model_refuses_is_not_asked_again(
+    server: Server, choice: dict[str, Any], reason: str
+) -> None:
+    server.of_picture[sent(0)] = (200, json.dumps({"choices": [choice]}).encode(), {})
+    ended = choice["finish_reason"]
+    expected = f"the server refuses it: {reason}(finish_reason {ended!r})"
+    assert each(teacher(server, ONE_BY_ONE), 2) == [expected, "picture 1 seed None"]
+    assert len(server.requests) == 2
+
+
+def test_one_missing_caption_of_several_is_a_missing_answer(server: Server) -> None:
+    server.script = [said("one"), (400, b"no", {})]
+    found = teacher(server, ONE_BY_ONE).answer_each(
+        pictures(2), [[]] * 2, Ask(captions=2, generation=SAMPLED)
+    )
+    assert found[0] == "the server refuses it: status 400: no"
+    assert isinstance(found[1], Answer)
+    assert len(found[1].captions) == 2
 
 
 def test_the_key_is_sent_and_told_nobody(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,10 +279,20 @@ def test_the_key_is_sent_and_told_nobody(server: Server, monkeypatch: pytest.Mon
     found = teacher(server)
     captions(found)
     assert server.headers[0]["Authorization"] == "Bearer sk-secret"
-    server.script = [(401, b"bad key", {})]
-    with pytest.raises(RemoteError) as error:
-        captions(found)
-    assert "sk-secret" not in f"{error.value} {found.identity}"
+    for status in (400, 401, 429):
+        server.script = [(status, b"bad key: sk-secret" + b"." * 400, {"Retry-After": "999"})] * 2
+        with pytest.raises(RemoteError, match=rf"status {status}.*: bad key: \*\*\*") as error:
+            each(found, 1)
+        shown = "".join(traceback.format_exception(error.value))
+        assert "sk-secret" not in f"{shown} {found.identity}"
+
+
+@pytest.mark.parametrize("key", ["sk-sec\nret", "sk-s\N{CYRILLIC SMALL LETTER IE}cret"])
+def test_a_key_that_no_header_can_carry_is_refused(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv(KEY, key)
+    with pytest.raises(ConfigError, match=f"{KEY}: holds line breaks") as error:
+        load_teacher("http://127.0.0.1:9/v1#m")
+    assert key not in str(error.value)
 
 
 def test_redirects_are_not_followed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,8 +304,10 @@ def test_redirects_are_not_followed(server: Server, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_rate_is_kept_over_all_threads(server: Server) -> None:
+    started = time.monotonic()
     captions(teacher(server, RemoteConfig(workers=4, per_minute=600)), 5)  # one in 0.1 s
-    assert server.times[-1] - server.times[0] >= 0.39
+    assert time.monotonic() - started >= 0.39
+    assert len(server.times) == 5
 
 
 @pytest.mark.parametrize(
@@ -258,6 +317,8 @@ def test_the_rate_is_kept_over_all_threads(server: Server) -> None:
         ("a dog\nruns", "a dog runs"),
         ([{"type": "text", "text": "a dog"}, {"type": "text", "text": " runs"}], "a dog runs"),
         ('the sign says "stop"', 'the sign says "stop"'),
+        ([{"type": "text", "text": None}, "odd", {"type": "text", "text": "a dog"}], "a dog"),
+        ("a dog \ud83d", "a dog ?"),
     ],
 )
 def test_captions_are_one_line_without_quotes_around(server: Server, content: Any, caption: str) -> None:
@@ -328,8 +389,30 @@ def test_what_a_server_cannot_do_is_refused_before_anything_is_sent(
 
 
 @pytest.mark.parametrize(
-    "settings", [{"workers": 0}, {"attempts": 0}, {"timeout": 0}, {"pause": -1.0}, {"per_minute": -1.0}]
+    "settings",
+    [
+        {"workers": 0},
+        {"attempts": 0},
+        {"timeout": 0},
+        {"timeout": math.inf},
+        {"pause": -1.0},
+        {"per_minute": -1.0},
+        {"per_minute": math.nan},
+    ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="remote"):
+    [(name, value)] = settings.items()
+    with pytest.raises(ConfigError, match=f"remote.{name}={value:g}: must be"):
         RemoteConfig(**settings)
+
+
+def test_settings_are_taken_and_are_no_part_of_who_answers(tmp_path: Path) -> None:
+    url = "http://127.0.0.1:9/v1#m"
+    found = load_teacher(url, prompt="Say less.", remote={"workers": 9, "per_minute": 30, "timeout": 5.0})
+    assert isinstance(found, RemoteTeacher)
+    config = found.config
+    assert (config.workers, config.per_minute, config.timeout, config.prompt) == (9, 30, 5.0, "Say less.")
+    assert found.seconds_apart == 2
+    assert found.identity == load_teacher(url, prompt="Say less.").identity
+    with pytest.raises(ConfigError, match=r"workers, timeout: only a server, http\(s\)://host/v1#model, has"):
+        load_teacher(str(tmp_path), remote={"workers": 9, "timeout": 5.0})

@@ -35,7 +35,17 @@ def write_evaluation(
         parameters=2_000_000,
         bytes=8_000_000,
         threads=1,
-        trained=({"run": "r", "seed": seed, "data": {}, "git": ""},),
+        trained=(
+            {
+                "run": "r",
+                "seed": seed,
+                "steps": 442,
+                "losses": {"cross_entropy": 0.5, "top_k_kl": 1.0},
+                "teacher": {"kind": "ensemble", "name": "big", "weights": "0123456789abcdef"},
+                "data": {},
+                "git": "",
+            },
+        ),
     )
     scored = score_run(run)
     metrics = to_json(

@@ -17,7 +17,14 @@ from vistill.report.distill import (
     read_evaluation,
     read_system,
 )
-from vistill.report.distill_page import difference_rows, score_rows, to_html, to_markdown
+from vistill.report.distill_page import (
+    ORIGIN_HEAD,
+    difference_rows,
+    origin_rows,
+    score_rows,
+    to_html,
+    to_markdown,
+)
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +181,13 @@ def test_notes_say_what_makes_a_comparison_unfair(tmp_path: Path, report: Report
     assert "Fewer" not in notes
 
 
+def test_where_each_student_comes_from(report: Report) -> None:
+    row = dict(zip(ORIGIN_HEAD, origin_rows(report)[-1], strict=True))
+    assert row["steps"] == "442"
+    assert row["losses"] == "0.5 cross_entropy + 1 top_k_kl"
+    assert row["taught by"] == "big (0123456789ab)"
+
+
 def test_old_evaluations_without_size_and_time(tmp_path: Path) -> None:
     folder = write_evaluation(tmp_path / "old", 0.5)
     metrics = as_metrics(folder)
@@ -217,8 +231,10 @@ def test_markdown_and_html_tell_the_same(report: Report) -> None:
     assert html.count("<img") == 1
     assert html.count("no picture") == 3
     assert report.data["fingerprint"] in text
-    widths = {line.count(" | ") for line in markdown.splitlines() if line.startswith("| ")}
-    assert len(widths) == 4  # four tables, each of one width
+    tables = [block.splitlines() for block in markdown.split("\n\n") if block.startswith("| ")]
+    assert len(tables) == 4
+    for lines in tables:
+        assert len({line.count(" | ") for line in lines}) == 1
 
 
 def test_names_and_captions_are_escaped(tmp_path: Path) -> None:

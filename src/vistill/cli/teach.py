@@ -1,6 +1,7 @@
 """`vistill teach plan|run|texts|verify|info`: ask a teacher once and keep its answers."""
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,40 +10,42 @@ import typer
 
 from vistill.cli.options import Threads
 from vistill.cli.progress import counting, steps
+from vistill.cli.teach_words import (
+    Augment,
+    BatchSize,
+    Beams,
+    Captions,
+    Data,
+    Device,
+    Draw,
+    Embedding,
+    Folder,
+    Gold,
+    Hidden,
+    HiddenDtype,
+    Json,
+    LengthPenalty,
+    Longest,
+    MaxNewTokens,
+    Measure,
+    PerMinute,
+    Prompt,
+    Seed,
+    ShardRecords,
+    Splits,
+    Teacher,
+    Temperature,
+    Timeout,
+    TopK,
+    TopP,
+    Views,
+    Workers,
+    config_of,
+    load,
+    remote_of,
+)
 
 app = typer.Typer(help="Ask a teacher about every picture once and keep its answers.", no_args_is_help=True)
-
-Teacher = Annotated[
-    str,
-    typer.Argument(
-        metavar="TEACHER",
-        help="Folder or hub name; checkpoints joined by + are an ensemble; http(s)://HOST/v1#MODEL.",
-    ),
-]
-Data = Annotated[Path, typer.Argument(metavar="DATA", help="Data set that `vistill data build` made.")]
-Folder = Annotated[Path, typer.Argument(metavar="CACHE", help="Folder that `vistill teach run` made.")]
-Splits = Annotated[str, typer.Option(help="Splits, as train,extra.")]
-Captions = Annotated[int, typer.Option(min=0, help="Captions the teacher makes of each view.")]
-Beams = Annotated[int, typer.Option(min=1, help="Beams of its search; 1 is greedy.")]
-Draw = Annotated[bool, typer.Option("--sample", help="Draw the captions at random instead of searching.")]
-Temperature = Annotated[float, typer.Option(help="With --sample: above 1 is more varied.")]
-TopP = Annotated[float, typer.Option(help="With --sample: draw from the likeliest tokens of this mass.")]
-LengthPenalty = Annotated[float, typer.Option(help="Score is sum(log p) / length ** this.")]
-MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest caption it makes, in tokens.")]
-Longest = Annotated[int, typer.Option(min=2, help="Longest text in tokens, marks included.")]
-TopK = Annotated[int, typer.Option(help="Log-probabilities kept at each position of each text.")]
-Gold = Annotated[bool, typer.Option("--gold/--no-gold", help="Whether --top-k looks at gold captions too.")]
-Hidden = Annotated[str, typer.Option(help="Encoder states: none, all or pooled.")]
-HiddenDtype = Annotated[str, typer.Option(help="float16, or int8 with a scale for each patch.")]
-Embedding = Annotated[bool, typer.Option("--embedding", help="Keep the picture's embedding.")]
-Views = Annotated[int, typer.Option(help="Views of each picture: the clean one, then augmented ones.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the augmented views and of drawn captions.")]
-BatchSize = Annotated[int, typer.Option(help="Pictures that the teacher sees at once.")]
-ShardRecords = Annotated[int, typer.Option(help="Records in one file, the most that a kill can lose.")]
-Measure = Annotated[int, typer.Option(min=0, help="Records to measure; 0 plans nothing.")]
-Device = Annotated[str, typer.Option(help="Where torch runs the teacher: cpu, cuda, cuda:1.")]
-Prompt = Annotated[str, typer.Option(help="What a teacher that follows instructions is told.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @app.command()
@@ -64,25 +67,37 @@ def plan(
     hidden_dtype: HiddenDtype = "float16",
     embedding: Embedding = False,
     views: Views = 1,
+    augment: Augment = None,
     seed: Seed = 0,
     batch_size: BatchSize = 16,
     shard_records: ShardRecords = 512,
-    measure: Annotated[int, typer.Option(min=1, help="Records to measure.")] = 16,
+    measure: Annotated[
+        int | None,
+        typer.Option(min=1, help="Records to measure. [default: 16; of a URL, where each costs, --workers]"),
+    ] = None,
     device: Device = "cpu",
     prompt: Prompt = "",
+    workers: Workers = None,
+    per_minute: PerMinute = None,
+    timeout: Timeout = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Measure a few pictures and print what a run will cost.
 
-    The run is `vistill teach run` with the same words.
+    The run is `vistill teach run` with the same words. What is measured is not kept: it prints how many
+    requests a URL was sent.
     """
     from dataclasses import asdict
 
     from vistill.distill.cache_run import plan as make_plan
+    from vistill.distill.teachers import is_url
 
-    config = _config(locals())
-    found = make_plan(_load(teacher, device, prompt, threads), data, config, measure)
+    remote = remote_of(locals())
+    config = config_of(locals())
+    if measure is None:
+        measure = min(16, workers or 4) if is_url(teacher) else 16
+    found = make_plan(load(teacher, device, prompt, threads, remote), data, config, measure)
     if as_json:
         typer.echo(json.dumps(asdict(found), indent=1))
     else:
@@ -109,34 +124,47 @@ def run(
     hidden_dtype: HiddenDtype = "float16",
     embedding: Embedding = False,
     views: Views = 1,
+    augment: Augment = None,
     seed: Seed = 0,
     batch_size: BatchSize = 16,
     shard_records: ShardRecords = 512,
-    measure: Measure = 16,
+    measure: Measure = None,
     rank: Annotated[int, typer.Option(help="Number of this process, from 0.")] = 0,
     ranks: Annotated[int, typer.Option(help="Processes that share the work.")] = 1,
     ray: Annotated[int, typer.Option(min=0, help="Actors of Ray that share it instead; 0: no Ray.")] = 0,
+    retry_problems: Annotated[
+        bool, typer.Option("--retry-problems", help="Ask again about pictures without an answer.")
+    ] = False,
     device: Device = "cpu",
     prompt: Prompt = "",
+    workers: Workers = None,
+    per_minute: PerMinute = None,
+    timeout: Timeout = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Ask TEACHER about DATA and keep the answers in OUT.
 
     It is asked about every view of every picture. Prints what it will cost first. A killed run is continued
-    by the same words. Exits with 1 if there are pictures that could not be shown to the teacher; they are
-    named.
+    by the same words. Exits with 1 if there are pictures without an answer (unreadable, or refused by a URL);
+    they are counted and the first are named.
     """
     from dataclasses import asdict
 
     from vistill.distill.cache_run import plan as make_plan
     from vistill.distill.cache_run import run as make
+    from vistill.distill.teachers import is_url
     from vistill.errors import ConfigError
 
     if ray and ranks > 1:
         raise ConfigError("--ray deals out the work itself: leave --rank and --ranks away")
-    config = _config(locals())
-    loaded = _load(teacher, device, prompt, threads)
+    if ray and retry_problems:
+        raise ConfigError("--retry-problems: leave --ray away, or finish the cache with it before")
+    remote = remote_of(locals())
+    config = config_of(locals())
+    loaded = load(teacher, device, prompt, threads, remote)
+    if measure is None:
+        measure = 0 if is_url(teacher) else 16
     if measure and rank == 0 and not (out / "manifest.json").is_file():
         _check_room(out, asdict(make_plan(loaded, data, config, measure)))
     with steps() as told:
@@ -144,13 +172,14 @@ def run(
         if ray:
             from vistill.distill.cache_ray import run_on_ray
 
-            load = partial(_load, teacher, device, prompt, threads)
+            ask_for = partial(load, teacher, device, prompt, threads, remote)
             gpus = 1 if device.startswith("cuda") else 0
-            report = run_on_ray(out, load, data, config, actors=ray, gpus=gpus, progress=show)
+            report = run_on_ray(out, ask_for, data, config, actors=ray, gpus=gpus, progress=show)
         else:
-            report = make(out, loaded, data, config, rank=rank, ranks=ranks, progress=show)
-    for problem in report.problems:
-        typer.echo(f"no answer: {problem.where}: {problem.reason}", err=True)
+            report = make(
+                out, loaded, data, config, rank=rank, ranks=ranks, retry=retry_problems, progress=show
+            )
+    _show_unanswered(asdict(report)["problems"])
     typer.echo(
         f"{report.made:,} records made, {report.kept:,} were there, {report.missing:,} are left to other "
         f"ranks; {_bytes(report.bytes)}",
@@ -217,27 +246,34 @@ def verify(
     seed: Annotated[int, typer.Option(min=0, help="Seed that draws them.")] = 0,
     device: Device = "cpu",
     prompt: Prompt = "",
+    workers: Workers = None,
+    per_minute: PerMinute = None,
+    timeout: Timeout = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Read every byte of a cache and name what is wrong.
 
-    Exits with 1 if anything is.
+    Exits with 1 if anything is, or if there are pictures without an answer.
     """
     from dataclasses import asdict
 
+    from vistill.distill.cache_verify import summary
     from vistill.distill.cache_verify import verify as find_problems
     from vistill.errors import ConfigError
 
     if teacher is not None and data is None:
         raise ConfigError("--teacher needs --data: the pictures to ask about")
-    loaded = None if teacher is None else _load(teacher, device, prompt, threads)
-    problems = find_problems(cache, loaded, data, measure, seed)
+    remote = remote_of(locals())
+    loaded = None if teacher is None else load(teacher, device, prompt, threads, remote)
+    problems = list(map(asdict, find_problems(cache, loaded, data, measure, seed)))
+    unanswered = [] if problems else summary(cache)["problems"]  # of whole shards only
     if as_json:
-        typer.echo(json.dumps([asdict(problem) for problem in problems], indent=1))
+        typer.echo(json.dumps(problems + unanswered, indent=1))
     for problem in [] if as_json else problems:
-        typer.echo(f"{problem.where}: {problem.reason}")
-    if problems:
+        typer.echo(f"{problem['where']}: {problem['reason']}")
+    _show_unanswered(unanswered)
+    if problems or unanswered:
         raise typer.Exit(1)
     if not as_json:
         typer.echo(f"{cache}: nothing is wrong")
@@ -260,7 +296,7 @@ def info(cache: Folder, as_json: Json = False) -> None:
         "teacher": f"{teacher['name']} ({teacher['kind']}), weights {teacher['weights'][:12]}",
         "pictures": ", ".join(f"{name} {facts['pictures']:,}" for name, facts in found["data"].items()),
         "views": f"{found['views']}, seed {found['seed']}",
-        "captions": f"{ask['captions']}, {_search(ask['generation'])}" if ask["captions"] else "none",
+        "captions": f"{ask['captions']}, {_search(found)}" if ask["captions"] else "none",
         "top-k": f"{ask['top_k']} of {teacher['vocab_size']:,}" if ask["top_k"] else "none",
         "hidden": f"{ask['hidden']}, {found['values']['hidden']}" if ask["hidden"] != "none" else "none",
         "embedding": "kept" if ask["embedding"] else "none",
@@ -268,7 +304,9 @@ def info(cache: Folder, as_json: Json = False) -> None:
         "missing": f"{found['missing_shards']:,} files; `vistill teach run` makes them"
         if found["missing_shards"]
         else "nothing",
-        "no answer": f"{len(found['problems']):,} records",
+        "no answer": f"{len(found['problems']):,} records; `vistill teach run --retry-problems` asks again"
+        if found["problems"]
+        else "0 records",
     }
     for name, text in lines.items():
         typer.echo(f"{name:>10}  {text}")
@@ -276,49 +314,17 @@ def info(cache: Folder, as_json: Json = False) -> None:
         typer.echo(f"{'':>10}  {problem['where']}: {problem['reason']}")
 
 
-def _config(words: dict[str, Any]) -> Any:
-    """The settings that the words of the command line mean."""
-    from vistill.distill.answers import Ask
-    from vistill.distill.cache import CacheConfig
-    from vistill.runtime.decode import GenerationConfig
-
-    generation = GenerationConfig(
-        max_new_tokens=words["max_new_tokens"],
-        num_beams=words["beams"],
-        length_penalty=words["length_penalty"],
-        do_sample=words["sample"],
-        temperature=words["temperature"],
-        top_p=words["top_p"],
-        seed=words["seed"],
-    )
-    ask = Ask(
-        captions=words["captions"],
-        generation=generation,
-        gold=words["gold"],
-        top_k=words["top_k"],
-        hidden=words["hidden"],
-        embedding=words["embedding"],
-        longest=words["longest"],
-    )
-    return CacheConfig(
-        splits=tuple(words["splits"].split(",")),
-        views=words["views"],
-        seed=words["seed"],
-        ask=ask,
-        hidden_dtype=words["hidden_dtype"],
-        shard_records=words["shard_records"],
-        batch_size=words["batch_size"],
-    )
-
-
-def _load(teacher: str, device: str, prompt: str, threads: int | None) -> Any:
-    from vistill.distill.teachers import load_teacher
-
-    if threads:
-        import torch
-
-        torch.set_num_threads(threads)
-    return load_teacher(teacher, device, prompt)
+def _show_unanswered(problems: Sequence[dict[str, Any]], most: int = 10) -> None:
+    """How many pictures have no answer, and why the first have none."""
+    for problem in problems[:most]:
+        typer.echo(f"no answer: {problem['where']}: {problem['reason']}", err=True)
+    if problems:
+        more = f", {len(problems) - most:,} of them not named here" if len(problems) > most else ""
+        typer.echo(
+            f"{len(problems):,} records have no answer{more}; `vistill teach run` with the same words and "
+            "--retry-problems asks again",
+            err=True,
+        )
 
 
 def _check_room(out: Path, found: dict[str, Any]) -> None:
@@ -341,17 +347,22 @@ def _plan_text(found: dict[str, Any]) -> str:
     caption = f", {found['bytes_per_caption']:,.0f} bytes a gold caption" if found["captions"] else ""
     hours = found["hours"]
     time = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
+    requests = f"; {found['requests']:,} requests" if found["requests"] else ""
+    spent = f" with {found['spent']:,} requests, whose answers are not kept" if found["requests"] else ""
     return (
-        f"{found['records']:,} records in {found['shards']:,} files: {_bytes(found['bytes'])}{caption}; "
-        f"{time} in one process ({found['seconds_per_record'] * 1000:,.0f} ms a record, "
-        f"{found['measured']} measured)"
+        f"{found['records']:,} records in {found['shards']:,} files: {_bytes(found['bytes'])}{caption}"
+        f"{requests}; {time} in one process ({found['seconds_per_record'] * 1000:,.0f} ms a record, "
+        f"{found['measured']} measured{spent})"
     )
 
 
-def _search(generation: dict[str, Any]) -> str:
+def _search(found: dict[str, Any]) -> str:
+    """How captions were made; a server has no beams, and several captions take as many at least."""
+    generation, captions = found["ask"]["generation"], found["ask"]["captions"]
     if generation["do_sample"]:
         return f"drawn at temperature {generation['temperature']}, seed {generation['seed']}"
-    return f"{generation['num_beams']} beams" if generation["num_beams"] > 1 else "greedy"
+    beams = 1 if found["teacher"]["kind"] == "openai" else max(generation["num_beams"], captions)
+    return f"{beams} beams" if beams > 1 else "greedy"
 
 
 def _bytes(count: float) -> str:

@@ -12,12 +12,14 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from rich.console import Console
+from rich.progress import track
 
 from vistill.data.dataset import open_split, read_report
 from vistill.data.views import draw_view
@@ -140,9 +142,10 @@ class TeacherCache:
         """The view exactly as the teacher saw it, before its preprocessing, and whether it is mirrored."""
         return view_of(image, key, view, self.config)
 
-    def problems(self) -> list[Problem]:
-        """The records without an answer; reads every shard's list of them."""
-        return [found for part in self._ranges.values() for found in problems_of(self._shard(part), part)]
+    def problems(self, splits: Sequence[str] | None = None) -> list[Problem]:
+        """The records without an answer, of all splits or of these; reads every shard's list of them."""
+        parts = [part for part in self._ranges.values() if splits is None or part.split in splits]
+        return [found for part in parts for found in problems_of(self._shard(part), part)]
 
     def check(
         self,
@@ -182,11 +185,40 @@ class TeacherCache:
         if views > self.config.views:
             reasons.append(f"it holds {self.config.views} views, {views} are needed")
         if views > 1:
-            shown = {"seed": seed, "augment": augment and asdict(augment)}
-            kept = {name: self.manifest[name] for name in shown if shown[name] is not None}
-            reasons += differences(kept, {name: shown[name] for name in kept})
+            shown = {"views_seed": seed, "augment": augment and asdict(augment)}
+            kept = {"views_seed": self.config.seed, "augment": self.manifest["augment"]}
+            before = {f"datamodule.{name}": kept[name] for name in kept if shown[name] is not None}
+            now = {f"datamodule.{name}": shown[name] for name in kept if shown[name] is not None}
+            reasons += [f"of its views, {text} in training" for text in differences(before, now)]
         if reasons:
             raise DataError(f"{self.folder}: does not fit: {'; '.join(reasons)}")
+
+    def unanswered(self, splits: Sequence[str]) -> frozenset[int]:
+        """Rows of pictures that lack an answer to one of their views; they go on from split to split."""
+        found, before = set(), 0
+        for split in splits:
+            parts = [part for part in self._ranges.values() if part.split == split]
+            found |= {before + part.first + row for part in parts for row in self._shard(part).problems}
+            before += self.splits[split]
+        return frozenset(found)
+
+    def check_bytes(self) -> None:
+        """DataError, naming the files, if a shard has not the bytes that were written. Reads all of it."""
+        files = track(
+            list(self._files.values()), "teacher's answers", console=Console(stderr=True), transient=True
+        )
+        wrong = [path for path in files if damaged(path)]
+        if wrong:
+            more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+            raise DataError(
+                f"{wrong[0]}{more}: the bytes are not those that were written; remove it and run "
+                "`vistill teach run` again"
+            )
+
+    def shortest_cut(self) -> int | None:
+        """Tokens of the shortest gold caption that the teacher read cut; None if none was."""
+        cuts = [self._shard(part).shortest_cut() for part in self._ranges.values()]
+        return min((cut for cut in cuts if cut is not None), default=None)
 
     def _find(self, split: str, row: int, view: int) -> tuple[Shard, int]:
         size = self.config.shard_records
@@ -351,6 +383,11 @@ def shard_files(folder: Path) -> dict[str, list[Path]]:
         if match:
             files.setdefault(match["stem"], []).append(Path(folder) / name)
     return files
+
+
+def damaged(path: Path) -> bool:
+    """Whether a shard has not the bytes that its name promises."""
+    return digest(path) != path.name.split(".")[-2]
 
 
 def digest(path: Path) -> str:

@@ -1,7 +1,8 @@
 """Ask a teacher and fill a cache with the answers; estimate before what that costs.
 
 `run` makes whole shards, each under a temporary name that is fsynced and renamed. A killed run goes on with
-the first missing shard; several processes each take every ranks-th one.
+the first missing shard; several processes each take every ranks-th one. Asking again about records without
+an answer makes a shard anew, beside the old one, which is removed then.
 """
 
 import os
@@ -9,8 +10,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +22,7 @@ from PIL import Image
 from vistill.data.collate import mirror_words
 from vistill.data.dataset import open_split
 from vistill.data.store import locked
-from vistill.distill.answers import Answer, Teacher, check_able
+from vistill.distill.answers import Answer, Ask, Teacher, check_able
 from vistill.distill.cache import (
     MANIFEST,
     CacheConfig,
@@ -28,6 +30,7 @@ from vistill.distill.cache import (
     ShardRange,
     about,
     cache_id,
+    damaged,
     differences,
     digest,
     layout_for,
@@ -40,7 +43,7 @@ from vistill.distill.cache import (
     shard_files,
     view_of,
 )
-from vistill.distill.cache_shards import Record, check_shape, flatten, to_batch, write_batch
+from vistill.distill.cache_shards import Record, Shard, check_shape, flatten, to_batch, write_batch
 from vistill.errors import ConfigError, DataError, ImageError
 from vistill.files import sync_file, sync_folder, write_json
 
@@ -48,6 +51,20 @@ Progress = Callable[[int, int], None]
 """(records done, records to do)."""
 Place = tuple[str, int, int]
 """(split, row, view)."""
+
+
+@runtime_checkable
+class BlackBox(Teacher, Protocol):
+    """A teacher behind a network: each caption is a request, which costs and may fail for one picture."""
+
+    seconds_apart: float
+    """Least seconds between two requests; 0 sets no limit."""
+
+    def answer_each(
+        self, images: Sequence[Image.Image], gold: Sequence[Sequence[str]], ask: Ask
+    ) -> list[Answer | str]:
+        """As `answer`, with the reason in the place of an answer that a picture cannot get."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -66,6 +83,10 @@ class Plan:
     """All bytes over the gold captions; 0 if there are none."""
     seconds_per_record: float
     measured: int
+    requests: int
+    """Of the run to a black box, if none is sent twice; 0 for other teachers."""
+    spent: int
+    """Requests that measuring sent; their answers are not kept."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +107,7 @@ class Report:
 def plan(teacher: Teacher, data: Path, config: CacheConfig, sample: int = 16) -> Plan:
     """Bytes and hours of a run, measured on about `sample` records spread over splits and views.
 
+    A model is asked about one record more, to warm up; a black box, where that costs, is not.
     Raises ConfigError if the teacher cannot answer, DataError if there is no data or an answer
     cannot be kept.
     """
@@ -99,10 +121,14 @@ def plan(teacher: Teacher, data: Path, config: CacheConfig, sample: int = 16) ->
     total = sum(map(size_of, parts))
     spread = np.unique(np.linspace(0, total - 1, min(sample, total)).astype(int))
     places = [place for _, place in locate(parts, spread)]
-    list(ask(teacher, data, config, places[:1]))  # the first answer pays for warming up
+    of_each, least = 0, 0.0  # requests and their seconds
+    if isinstance(teacher, BlackBox):
+        of_each, least = config.ask.captions, config.ask.captions * teacher.seconds_apart
+    else:
+        list(ask(teacher, data, config, places[:1]))  # the first answer pays for warming up
     start = time.perf_counter()
     records = list(ask(teacher, data, config, places))
-    seconds = (time.perf_counter() - start) / len(records)
+    seconds = max(least, (time.perf_counter() - start) / len(records))
     batch = to_batch([flatten(record, layout) for record in records])
     sink = pa.BufferOutputStream()
     write_batch(sink, batch, about(parts[0], cache_id(manifest)))
@@ -120,6 +146,8 @@ def plan(teacher: Teacher, data: Path, config: CacheConfig, sample: int = 16) ->
         bytes_per_caption=size / captions if captions else 0.0,
         seconds_per_record=seconds,
         measured=len(records),
+        requests=of_each * total,
+        spent=of_each * len(records),
     )
 
 
@@ -131,12 +159,14 @@ def run(
     *,
     rank: int = 0,
     ranks: int = 1,
+    retry: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> Report:
     """Make the shards of this rank that are missing in `folder`.
 
-    Equal arguments give equal bytes, however often the run was killed. A picture that cannot be decoded has
-    its reason for an answer and is named in the report. Raises ConfigError if the teacher cannot answer, and
+    Equal arguments give equal bytes, however often the run was killed. A picture that cannot be decoded, or
+    that a black box refuses, has its reason for an answer and is named in the report. retry: ask again about
+    the records of this rank that have none. Raises ConfigError if the teacher cannot answer, and
     DataError, with the reason, if `folder` is the cache of another teacher, question or data set, or if the
     same rank runs already.
     """
@@ -144,14 +174,19 @@ def run(
     mine = ranges(manifest)[rank::ranks]
     message = f"{folder}: rank {rank} of {ranks} is being run already; give each process its own rank"
     with locked(folder / f".rank-{rank}-of-{ranks}.lock", message):
-        there = shard_files(folder)
+        there = _settled(folder, manifest, mine)
         todo = [part for part in mine if part.stem not in there]
+        work = [make_shard(folder, teacher, data, config, part, manifest) for part in todo]
         total, done = sum(map(size_of, todo)), 0
+        for part in [part for part in mine if retry and part.stem in there]:
+            shard = open_shard(there[part.stem], part, layout_of(manifest), cache_id(manifest))
+            if shard.problems:
+                work.append(_ask_again(folder, teacher, data, config, part, shard, manifest))
+                total += len(shard.problems)
         progress(0, total)
-        for part in todo:
-            for advanced in make_shard(folder, teacher, data, config, part, manifest):
-                done += advanced
-                progress(done, total)
+        for advanced in chain.from_iterable(work):
+            done += advanced
+            progress(done, total)
     return report(folder, manifest, mine, made=total)
 
 
@@ -174,7 +209,7 @@ def start(
         os.replace(own, path)
         sync_folder(folder)
     manifest = read_manifest(folder)
-    different = differences(manifest, ours)
+    different = _other_prompt(manifest, ours) + differences(manifest, ours)
     if different:
         raise DataError(f"{folder}: is another cache: {'; '.join(different)}; choose another folder")
     return manifest
@@ -197,12 +232,88 @@ def make_shard(
             yield (number - 1) % config.batch_size + 1
     if part.stem in shard_files(folder):
         raise DataError(f"{folder}: another process made {part.stem} too; run with other ranks than it does")
+    _write(folder, part, rows, manifest)
+
+
+def _ask_again(
+    folder: Path,
+    teacher: Teacher,
+    data: Path,
+    config: CacheConfig,
+    part: ShardRange,
+    shard: Shard,
+    manifest: dict[str, Any],
+) -> Iterator[int]:
+    """Ask about the records of a shard that have no answer, and replace it if there is one now.
+
+    Yields 1 for each. The new shard is there before the old one goes: `_settled` removes what a kill leaves.
+    """
+    if damaged(shard.path):  # a new hash would hide it
+        raise DataError(
+            f"{shard.path}: the bytes are not those that were written; remove it and run `vistill teach run`"
+        )
+    rows, layout = [_row(shard, number) for number in range(len(shard))], layout_of(manifest)
+    places = [(part.split, part.first + number, part.view) for number in shard.problems]
+    answered = False
+    for number, record in zip(shard.problems, ask(teacher, data, config, places), strict=True):
+        if record.answer is not None:  # the old reason stays where there is but a new one
+            rows[number], answered = flatten(record, layout), True
+        yield 1
+    if answered:
+        _write(folder, part, rows, manifest)
+        shard.path.unlink()
+        sync_folder(folder)
+
+
+def _row(shard: Shard, row: int) -> dict[str, Any]:
+    """A record as `flatten` gave it, so that writing it again gives the same bytes."""
+    out: dict[str, Any] = {}
+    for name in shard.batch.schema.names:
+        column = shard.batch.column(name)
+        if name in shard.lists:
+            out[name] = shard.flat(name, row)
+        else:
+            out[name] = column.to_numpy()[row] if pa.types.is_integer(column.type) else column[row].as_py()
+    return out
+
+
+def _write(folder: Path, part: ShardRange, rows: Sequence[dict[str, Any]], manifest: dict[str, Any]) -> None:
+    """Write a whole shard under the name that ends in its hash."""
     temporary = folder / f"{part.stem}.tmp"
     with temporary.open("wb") as file:
         write_batch(file, to_batch(rows), about(part, cache_id(manifest)))
     sync_file(temporary)
     os.replace(temporary, folder / f"{part.stem}.{digest(temporary)}.arrow")
     sync_folder(folder)
+
+
+def _settled(folder: Path, manifest: dict[str, Any], mine: Sequence[ShardRange]) -> dict[str, Path]:
+    """The file of each range of `mine` that is there.
+
+    Where asking again was killed before it removed the old shard there are two; the one that lacks fewer
+    answers stays. Raises DataError if two differ in something else.
+    """
+    files, settled = shard_files(folder), {}
+    layout, cache = layout_of(manifest), cache_id(manifest)
+    for part in mine:
+        paths = files.get(part.stem, [])
+        if len(paths) > 1:
+            lacking = {path: len(open_shard(path, part, layout, cache).problems) for path in paths}
+            paths = sorted(paths, key=lambda path: lacking[path])
+            if lacking[paths[0]] == lacking[paths[1]]:
+                raise DataError(f"{paths[0]}: {paths[1].name} holds the same records; remove one of them")
+            for path in paths[1:]:
+                path.unlink()
+            sync_folder(folder)
+        if paths:
+            settled[part.stem] = paths[0]
+    return settled
+
+
+def _other_prompt(manifest: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    """The prompt in words, where the teacher was told another; what is compared is a hash that holds it."""
+    before, now = (found["teacher"]["details"].get("prompt") for found in (manifest, ours))
+    return [f"the prompt was {before!r} and is {now!r}"] if before and now and before != now else []
 
 
 def report(folder: Path, manifest: dict[str, Any], mine: Sequence[ShardRange], made: int) -> Report:
@@ -245,17 +356,23 @@ def ask(teacher: Teacher, data: Path, config: CacheConfig, places: Sequence[Plac
             good = [(image, texts) for _, image, _, texts, _ in loaded if image is not None]
             answers = iter(_answers(teacher, [i for i, _ in good], [t for _, t in good], config))
             for key, image, mirrored, texts, problem in loaded:
-                record = Record(key, mirrored, None if image is None else next(answers), problem)
+                found = problem if image is None else next(answers)
+                if isinstance(found, str):
+                    record = Record(key, mirrored, None, found)
+                else:
+                    record = Record(key, mirrored, found)
                 check_shape(record, len(texts), layout)
                 yield record
 
 
 def _answers(
     teacher: Teacher, images: list[Image.Image], gold: list[list[str]], config: CacheConfig
-) -> list[Answer]:
+) -> Sequence[Answer | str]:
+    """An answer to each picture, or the reason of a black box why there is none."""
     if not images:
         return []
-    answers = teacher.answer(images, gold, config.ask)
+    asked = teacher.answer_each if isinstance(teacher, BlackBox) else teacher.answer
+    answers = asked(images, gold, config.ask)
     if len(answers) != len(images):
         name = teacher.identity.name
         raise DataError(f"teacher {name!r} gave {len(answers)} answers to {len(images)} pictures")

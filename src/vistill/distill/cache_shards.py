@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from vistill.distill.answers import Answer, Ask, Text
 from vistill.errors import DataError
+from vistill.models.tokens import EOS
 
 Array = NDArray[Any]
 
@@ -247,6 +248,17 @@ class Shard:
         hidden = self._hidden(row) if layout.ask.hidden != "none" else None
         embedding = self.flat("embedding", row).astype(np.float32) if layout.ask.embedding else None
         return Answer(captions, gold, generated, hidden, embedding)
+
+    def shortest_cut(self) -> int | None:
+        """Tokens of the shortest gold text that was cut, so without an end mark; None if none was."""
+        if not self.layout.texts:
+            return None
+        text_offsets, lengths = self.lists["lengths"]
+        ends = self.lists["ids"][1][np.cumsum(lengths, dtype=np.int64) - 1]
+        of_row = np.repeat(np.arange(len(self)), np.diff(text_offsets))
+        place = np.arange(len(lengths)) - text_offsets[of_row]
+        cut = lengths[(ends != EOS) & (place < self.gold[of_row])]
+        return int(cut.min()) if len(cut) else None
 
     def _texts(self, row: int) -> tuple[tuple[Text, ...], tuple[Text, ...]]:
         ids = self.flat("ids", row).astype(np.int64)

@@ -16,9 +16,9 @@ from vistill.distill.cache import (
     ShardRange,
     cache_id,
     config_of,
+    damaged,
     data_facts,
     differences,
-    digest,
     layout_of,
     open_shard,
     problems_of,
@@ -109,7 +109,7 @@ def _read_all(
 
 
 def _wrong_with(path: Path, part: ShardRange, layout: Layout, cache: str, keys: list[str] | None) -> str:
-    if digest(path) != path.name.split(".")[-2]:
+    if damaged(path):
         return "the bytes are not those that were written; remove it and run `vistill teach run` again"
     try:
         shard = open_shard(path, part, layout, cache)

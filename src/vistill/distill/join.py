@@ -95,7 +95,7 @@ def join(
     """The answers to a batch as tensors on its device; `wants` of captions, top_k, hidden, embedding.
 
     With top_k the student has the teacher's tokenizer and takes its captions as they were written, token by
-    token; else they are spelt anew, in at most `longest` ids. Raises DataError where ids do not fit.
+    token; else they are spelt anew; at most `longest` ids of each. Raises DataError where ids do not fit.
     """
     device = batch.tokens.device
     tokens, of_tokens, of_gold = None, None, None
@@ -104,7 +104,7 @@ def join(
             pairs = zip(answers, batch.items, strict=True)
             of_gold = _top_k([[answer.gold[i] for i in item.shown] for answer, item in pairs], batch.tokens)
         if any(answer.generated for answer in answers):
-            ids = [[text.ids.tolist() for text in answer.generated] for answer in answers]
+            ids = [[text.ids[:longest].tolist() for text in answer.generated] for answer in answers]
             tokens = pad_texts(ids).to(device)
             of_tokens = _top_k([answer.generated for answer in answers], tokens)
     elif "captions" in wants:
@@ -155,13 +155,16 @@ def open_cache(
     views: int,
     seed: int,
     augment: AugmentSpec,
+    leave_out: bool = False,
 ) -> TeacherCache:
-    """The finished cache in `folder`, after a look that a student can learn from it.
+    """The finished cache in `folder`, after a look that a student can learn from it and at every byte of it.
 
     `wants` are the answers that its losses need; `longest` is the student's longest text; `views` (0: drawn
-    anew), `seed` and `augment` say what it is shown. Raises DataError with the reason.
+    anew), `seed` and `augment` say what it is shown; `leave_out`: pictures without an answer are not.
+    Raises DataError with the reason.
     """
     cache = TeacherCache.open(folder)
+    cache.check_bytes()
     kept = cache.config
     cache.check(
         data=data,
@@ -173,8 +176,12 @@ def open_cache(
     )
     reasons = []
     reasons += [f"it holds no split {split!r}" for split in splits if split not in cache.splits]
-    if "top_k" in wants and kept.ask.longest < longest:
-        reasons.append(f"its texts were cut to {kept.ask.longest} tokens, the student's have up to {longest}")
+    cut = cache.shortest_cut() if "top_k" in wants else None
+    if cut is not None and cut < longest:
+        reasons.append(
+            f"gold captions were cut to {cut} tokens and the student reads up to {longest}: ask again with a "
+            "larger --longest (no teacher reads more than its context), or leave such captions out"
+        )
     if kept.views > 1 and views == 0:
         reasons.append(f"it holds {kept.views} views of its own: set datamodule.views={kept.views}")
     if kept.views == 1 and views != 1 and "hidden" in wants and kept.ask.hidden == "all":
@@ -184,8 +191,12 @@ def open_cache(
             "its log-probabilities are those of the clean picture's words, left and right among them: "
             "set datamodule.views=1 or datamodule.augment.flip=0, or keep views"
         )
-    if problems := cache.problems():
-        reasons.append(f"{len(problems)} pictures have no answer, the first: {problems[0].reason}")
+    if (problems := cache.problems(splits)) and not leave_out:
+        reasons.append(
+            f"{len(problems)} records have no answer, the first: {problems[0].where}: {problems[0].reason}; "
+            "ask again with the words of the run and --retry-problems, or set "
+            "datamodule.leave_out_unanswered=true"
+        )
     if reasons:
         raise DataError(f"{folder}: does not fit: {'; '.join(reasons)}")
     return cache

@@ -103,7 +103,8 @@ def top_k_kl(
     at T = 1 this is the KL of the two distributions after merging those tokens, so never more than the full
     one, and equal to it at K = V. At another T the teacher's rest is taken as spread evenly over its V - K
     tokens, each with (rest / (V - K))^(1/T) before normalising. Log-probabilities rounded to fp16 may sum to
-    a little over 1; then the rest is 0. ConfigError if K is not in 1..V.
+    a little over 1; then the rest is 0, as where the student blocks all V - K tokens itself. ConfigError if K
+    is not in 1..V.
     """
     V, K = student.shape[-1], top_ids.shape[-1]
     if not 0 < K <= V:
@@ -114,8 +115,10 @@ def top_k_kl(
     if K < V:
         # The only other tensor as large as the logits: a softmax over V is never needed.
         others = student.scatter(-1, top_ids, -math.inf).div_(temperature)
-        log_q = torch.cat([log_q, others.logsumexp(-1, keepdim=True)], dim=-1)
+        unsaid = others.logsumexp(-1, keepdim=True)
+        log_q = torch.cat([log_q, unsaid], dim=-1)
         rest = (1 - top_logp.exp().sum(-1, keepdim=True)).clamp_min(0)
+        rest = rest.masked_fill(unsaid < BLOCKED / temperature, 0)  # else rounding would weigh a billion
         each = torch.log(rest / (V - K)) / temperature  # -inf where nothing is left: p is 0 there
         log_p = torch.cat([log_p, each + math.log(V - K)], dim=-1)
     rows = F.kl_div(log_q.log_softmax(-1), log_p.softmax(-1), reduction="none").sum(-1)

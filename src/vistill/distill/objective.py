@@ -22,6 +22,7 @@ from vistill.distill.losses import (
     cross_entropy,
     embedding_regression,
     hidden_cosine,
+    hidden_l1,
     hidden_mse,
     pool_to,
     self_critical,
@@ -44,6 +45,7 @@ LOSSES = (
     "top_k_kl",
     "hidden_cosine",
     "hidden_mse",
+    "hidden_l1",
     "embedding",
 )
 NEEDS = {
@@ -51,6 +53,7 @@ NEEDS = {
     "top_k_kl": "top_k",
     "hidden_cosine": "hidden",
     "hidden_mse": "hidden",
+    "hidden_l1": "hidden",
     "embedding": "embedding",
 }
 """The answers that a loss needs of a teacher."""
@@ -74,6 +77,8 @@ class ObjectiveConfig:
     """Weight of the cosine of the memory, projected, with the teacher's encoder states."""
     hidden_mse: float = 0.0
     """Weight of the squared distance of the memory, projected, to the teacher's encoder states."""
+    hidden_l1: float = 0.0
+    """Weight of the absolute distance of the memory, projected, to the teacher's encoder states."""
     embedding: float = 0.0
     """Weight of the cosine of the mean memory, projected, with the teacher's embedding of the picture."""
     scales: dict[str, float] = field(default_factory=dict)
@@ -190,11 +195,15 @@ class CaptionObjective:
             logits = model.decoder(asked(tokens), [(key[told], value[told]) for key, value in cross])
             out["self_critical"] = self_critical(logits, tokens[..., 1:], rewards)
             out["reward"] = rewards.mean()
+        elif self.config.self_critical:
+            out["self_critical"] = 0.0 * memory.sum()  # no picture of the batch has captions to be scored by
         if self.teaching is not None and self.config.wants():
             answers = self.teaching.answers(batch.items)
             wants, longest = self.config.wants(), self.teaching.longest
             taught = join(batch, answers, self.tokenizer, wants=wants, longest=longest)
-            out |= self.of_text(model, batch, cross, of_gold, taught) | self.of_states(memory, taught)
+            # a memory with another length than the tower has patches speaks of the picture as a whole
+            states = memory if memory.shape[1] == features.shape[1] else memory.mean(1, keepdim=True)
+            out |= self.of_text(model, batch, cross, of_gold, taught) | self.of_states(states, taught)
         return out
 
     def of_text(
@@ -220,7 +229,7 @@ class CaptionObjective:
         return out
 
     def of_states(self, memory: Tensor, taught: Taught) -> dict[str, Tensor]:
-        """Losses on the teacher's encoder states and embeddings; memory [B, N, D]."""
+        """Losses on the teacher's encoder states and embeddings; memory [B, N, D], N patches or one mean."""
         config, out = self.config, {}
         if taught.hidden is not None and "hidden" in self.heads:
             student, teacher = on_one_grid(self.heads["hidden"](memory), taught.hidden)
@@ -228,6 +237,8 @@ class CaptionObjective:
                 out["hidden_cosine"] = hidden_cosine(student, teacher)
             if config.hidden_mse:
                 out["hidden_mse"] = hidden_mse(student, teacher)
+            if config.hidden_l1:
+                out["hidden_l1"] = hidden_l1(student, teacher)
         if taught.embedding is not None and "embedding" in self.heads:
             student = self.heads["embedding"](memory.mean(1))
             out["embedding"] = embedding_regression(student, taught.embedding)

@@ -16,6 +16,7 @@ To add a kind: a class with `identity`, `can` and `answer` (see answers.Teacher)
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +27,30 @@ from vistill.files import best_of_each
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
-def load_teacher(spec: str, device: str = "cpu", prompt: str = "") -> Teacher:
+def is_url(spec: str) -> bool:
+    """Whether `spec` names a server."""
+    return spec.startswith(("http://", "https://"))
+
+
+def load_teacher(
+    spec: str, device: str = "cpu", prompt: str = "", remote: Mapping[str, Any] | None = None
+) -> Teacher:
     """The teacher that `spec` names: a local folder, a hub name, folders joined with `+`, or a URL.
 
-    device: where torch runs it. prompt: what a model that follows instructions is told.
+    device: where torch runs it. prompt: what a model that follows instructions is told. remote: settings of
+    `RemoteConfig` (workers, per_minute, timeout), for a URL alone.
     Raises ConfigError (or BundleError for broken files), saying what was looked for.
     """
-    if spec.startswith(("http://", "https://")):
+    if is_url(spec):
         from vistill.distill.teachers_remote import RemoteConfig, RemoteTeacher
 
-        return RemoteTeacher(spec, RemoteConfig(prompt=prompt) if prompt else RemoteConfig())
+        told = {"prompt": prompt} if prompt else {}
+        return RemoteTeacher(spec, RemoteConfig(**{**(remote or {}), **told}))
+    if remote:
+        raise ConfigError(
+            f"teacher {spec!r}: {', '.join(remote)}: only a server, http(s)://host/v1#model, has these "
+            "settings; leave them away"
+        )
     spec = best_of_each(spec)
     folder = Path(spec)
     if not folder.exists() and "+" in spec:

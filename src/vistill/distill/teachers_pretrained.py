@@ -1,23 +1,78 @@
-"""What teachers from `transformers` share: loading, identity, generation, marks around a text."""
+"""What teachers from `transformers` share: loading, identity, generation, and the ids of their texts.
+
+Inside, a model has its own ids. What leaves it is under vistill's, as every student has them
+(models/adopt.py): `<bos>` and `<eos>` around a text, and what is token i of its tokenizer is i + OFFSET. So
+a student with the same vocabulary can be compared with it token by token: the teacher itself trained on, or
+another language model that reads as it does.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from tokenizers import Tokenizer
 from torch import Tensor
 
+from vistill.data.text import encode
 from vistill.distill.answers import Ask, TeacherIdentity
 from vistill.distill.teachers_common import picture_seed, search_for, settings_hash, tokenizer_hash
 from vistill.errors import ConfigError
+from vistill.models.adopt import OFFSET, shift_tokenizer
 from vistill.models.captioner import parameter_count
 from vistill.models.checkpoint import weights_hash
-from vistill.models.pretrained import Marks
+from vistill.models.pretrained import Marks, first_set
+from vistill.models.tokens import BOS, EOS
 from vistill.runtime.decode import GenerationConfig
 
 Ids = list[int]
+
+
+@dataclass(frozen=True)
+class Words:
+    """A model's tokenizer, and the way from its ids to vistill's and back.
+
+    own: the tokenizer of `transformers`. ours: the same under vistill's ids; None if it has no fast form, and
+    then there are no gold texts. vocab_size: entries under vistill's ids.
+    """
+
+    own: Any
+    ours: Tokenizer | None
+    marks: Marks
+    vocab_size: int
+
+    def gold(self, caption: str, longest: int, never: Sequence[int] = ()) -> Ids:
+        """A gold caption as a student reads it, under vistill's ids; own ids of `never` are left out.
+
+        Cut to `longest` ids; a cut caption has no end mark.
+        """
+        assert self.ours is not None
+        return [i for i in encode(self.ours, caption, longest) if i - OFFSET not in never]
+
+    def outward(self, row: Ids) -> Ids:
+        """A generated text, own ids [begin, ..., end if it was reached], under vistill's ids."""
+        return [BOS, *(EOS if i in self.marks.ends else i + OFFSET for i in row[1:])]
+
+    def inward(self, row: Ids) -> Ids:
+        """vistill's ids as the model reads them."""
+        unknown = first_set(self.own.unk_token_id, self.marks.ends[0])
+        marks = (self.marks.pad, self.marks.begin, self.marks.ends[0], int(unknown))
+        return [marks[i] if i < OFFSET else i - OFFSET for i in row]
+
+    def outward_top(self, top: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Likeliest own ids int64 [..., K] and their log-probabilities, the ids under vistill's."""
+        ids, logp = top
+        return torch.where(ids == self.marks.ends[0], EOS, ids + OFFSET), logp
+
+
+def words_of(tokenizer: Any, marks: Marks, entries: int) -> Words:
+    """The words of a model with `entries` rows in its table. Raises ConfigError for an unknown vocabulary."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    ours = None if fast is None else shift_tokenizer(fast)
+    return Words(tokenizer, ours, marks, entries + OFFSET)
 
 
 def search(
@@ -85,15 +140,6 @@ def trim(row: Ids, ends: Sequence[int]) -> Ids:
     return row
 
 
-def gold_ids(tokenizer: Any, text: str, marks: Marks, longest: int, never: Sequence[int] = ()) -> Ids:
-    """Ids of a gold caption between marks, those of `never` left out, cut to `longest` ids.
-
-    A cut caption has no end mark.
-    """
-    ids = [token for token in tokenizer(text, add_special_tokens=False)["input_ids"] if token not in never]
-    return [marks.begin, *ids, marks.ends[0]][:longest]
-
-
 def captions_of(tokenizer: Any, ids: Sequence[Ids]) -> tuple[str, ...]:
     """Texts without their marks."""
     return tuple(tokenizer.decode(row[1:], skip_special_tokens=True).strip() for row in ids)
@@ -134,8 +180,8 @@ def identify(
     kind: str, source: str, weights: str, model: Any, tokenizer: Any, vocab_size: int, treats: Any
 ) -> TeacherIdentity:
     """Identity of a transformers teacher; `treats` are the settings of its preprocessing."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:  # a tokenizer in Python alone
+    fast = tokenizer if isinstance(tokenizer, Tokenizer) else getattr(tokenizer, "backend_tokenizer", None)
+    if fast is None:  # a tokenizer in Python alone
         tokens = settings_hash(
             {
                 "vocab": tokenizer.get_vocab(),
@@ -143,7 +189,7 @@ def identify(
             }
         )
     else:
-        tokens = tokenizer_hash(backend)
+        tokens = tokenizer_hash(fast)
     return TeacherIdentity(
         kind=kind,
         name=Path(source).resolve().name if Path(source).is_dir() else source,

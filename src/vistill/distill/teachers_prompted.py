@@ -5,8 +5,10 @@ without gets the picture alone. Its processor makes one set of inputs for each p
 shapes go through the model together, so no padding ever stands between a picture and its text.
 
 What the answers are:
-    text        [last token before the text, tokens of the caption, end]: there is no begin mark of its own
-    top_k       of decoder-only models whose inputs beside the picture are token ids alone
+    text        <bos>, tokens, <eos> under vistill's ids (teachers_pretrained.py); what stands in the place of
+                <bos> inside is the last token of the prompt: there is no begin mark of its own
+    top_k       of decoder-only models whose inputs beside the picture are token ids alone, and whose
+                tokenizer has a fast form
     hidden, embedding: none, since every such model hides its encoder elsewhere
 """
 
@@ -24,12 +26,12 @@ from vistill.distill.teachers_common import MOST_LOGITS, as_text, check_top_k, p
 from vistill.distill.teachers_pretrained import (
     Ids,
     captions_of,
-    gold_ids,
     identify,
     image_settings,
     load_model,
     load_part,
     search,
+    words_of,
 )
 from vistill.errors import ConfigError
 from vistill.models.pretrained import Marks, first_set
@@ -82,9 +84,12 @@ class PromptedTeacher:
         self.never = sorted({int(token) for token in placeholders if token is not None})
         self.keeps_few = "logits_to_keep" in inspect.signature(self.model.forward).parameters
         self.vocab_size = int(self.model.get_output_embeddings().weight.shape[0])
-        self.can = frozenset({"captions"} | ({"top_k"} if _reads_text(config, probe) else set()))
+        self.words = words_of(self.tokenizer, self.marks, self.vocab_size)
+        token_by_token = self.words.ours is not None and _reads_text(config, probe)
+        self.can = frozenset({"captions", "top_k"} if token_by_token else {"captions"})
         self.identity = identify(
-            architecture, source, weights, self.model, self.tokenizer, self.vocab_size,
+            architecture, source, weights, self.model, self.words.ours or self.tokenizer,
+            self.words.vocab_size,
             {**image_settings(self.processor.image_processor), "prompt": self.text},
         )  # fmt: skip
 
@@ -111,8 +116,8 @@ class PromptedTeacher:
         ]
 
     def _answer(self, inputs: Inputs, generated: Sequence[Ids], gold: Sequence[str], ask: Ask) -> Answer:
-        known = [gold_ids(self.tokenizer, text, self.marks, ask.longest, self.never) for text in gold]
-        rows = [*known, *(row[: ask.longest] for row in generated)]
+        known = [self.words.gold(text, ask.longest, self.never) for text in gold]
+        rows = [*known, *(self.words.outward(row)[: ask.longest] for row in generated)]
         texts = self._texts(inputs, rows, ask.top_k) if ask.top_k and rows else [as_text(row) for row in rows]
         return Answer(
             captions=captions_of(self.tokenizer, generated),
@@ -155,14 +160,15 @@ class PromptedTeacher:
         return out
 
     def _texts(self, inputs: Inputs, rows: Sequence[Ids], k: int) -> list[Text]:
-        """Texts of one picture with the top K of the token after each id but the last."""
+        """Texts of one picture, vistill's ids, with the top K of the token after each but the last."""
         prompt = inputs["input_ids"].shape[1]
         most = max(map(len, rows)) - 1
         step = max(1, MOST_LOGITS // ((prompt + most) * self.vocab_size))
         found: list[Text] = []
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
-            after = pad_right([row[1:-1] for row in part], self.marks.pad).to(self.device)  # [R, T - 2]
+            own = [self.words.inward(row[1:-1]) for row in part]
+            after = pad_right(own, self.marks.pad).to(self.device)  # [R, T - 2]
             joined = _join([inputs] * len(part))
             for key, value in (("input_ids", after), ("attention_mask", 1), ("mm_token_type_ids", 0)):
                 if key in joined:
@@ -171,7 +177,7 @@ class PromptedTeacher:
             keep = after.shape[1] + 1
             fewer = {"logits_to_keep": keep} if self.keeps_few else {}
             logits = self.model(**joined, **fewer, use_cache=False).logits[:, -keep:]
-            ids, logp = top_k(logits, k)
+            ids, logp = self.words.outward_top(top_k(logits, k))
             found += [as_text(row, (ids[r], logp[r])) for r, row in enumerate(part)]
         return found
 

@@ -1,14 +1,17 @@
 """A black box as a teacher: any server that speaks OpenAI's chat completions. It gives captions only.
 
 Each caption is one request with one picture, so it works with servers that know no `n` and no batches; a few
-requests run at the same time. What is busy, slow or garbled is asked again after a pause that doubles; what
-the server refuses is an error at once. A run that stops keeps what its cache has written and goes on there.
+requests run at the same time. What is busy, slow or garbled is asked again after a pause that doubles. What
+concerns every request (key, address, model, no connection) is an error at once; what may be the fault of one
+picture is that picture's, as long as the server answers about others (`answer_each`). A run that stops keeps
+what its cache has written and goes on there.
 """
 
 import base64
 import hashlib
 import io
 import json
+import math
 import os
 import random
 import threading
@@ -36,14 +39,27 @@ KEY = "VISTILL_API_KEY"
 PROMPT = "Describe this picture in one short sentence. Answer with the sentence alone."
 BUSY = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 """Statuses after which the same request may succeed later."""
+OF_THE_PICTURE = (400, 413, 415, 422)
+"""Statuses that may be about this picture alone: its size, its kind, what it shows."""
+SERVER_BROKE = 500
+"""The status of BUSY that may be about this picture, if it comes after all attempts."""
 MOST_BYTES = 2**20
 """Longest reply that is read."""
 LONGEST_PAUSE = 120.0
 """Seconds that a pause may last; a server that asks for more is not waited for."""
+SHORTEST_KEY = 8
+"""Characters of a key that is hidden where a server repeats it; shorter ones stand in for none."""
 
 
 class RemoteError(VistillError):
     """A server that refuses a request, or that gives no usable answer after all attempts."""
+
+
+@dataclass(frozen=True)
+class NoCaption:
+    """Why there is no caption of one picture."""
+
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -69,12 +85,15 @@ class RemoteConfig:
         for name in ("workers", "attempts", "longest_side"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"remote.{name}={getattr(self, name)}: must be at least 1")
-        if self.timeout <= 0 or self.pause < 0 or self.per_minute < 0:
-            raise ConfigError("remote: timeout must be above 0, pause and per_minute 0 or more")
+        for name in ("pause", "per_minute"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"remote.{name}={getattr(self, name):g}: must be 0 or more")
+        if not 0 < self.timeout < math.inf:
+            raise ConfigError(f"remote.timeout={self.timeout:g}: must be above 0")
 
 
 class RemoteTeacher:
-    """The model behind `http(s)://host/v1#model`. Raises ConfigError for a URL that is none.
+    """The model behind `http(s)://host/v1#model`. Raises ConfigError for a URL or key that cannot be one.
 
     Greedy unless `generation.do_sample`; beams, and penalties on lengths, do not exist there. Whether asking
     twice gives the same is up to the server: temperature 0 or a seed of the picture's own is all we can send.
@@ -85,8 +104,10 @@ class RemoteTeacher:
     def __init__(self, url: str, config: RemoteConfig | None = None) -> None:
         self.config = config or RemoteConfig()
         self.url, self.model = _split(url)
-        self.key = os.environ.get(KEY, "").strip()
+        self.key = _key()
         self.pace = Pace(self.config.per_minute)
+        self.seconds_apart = self.pace.between
+        self.works = False  # whether the request that ended last got its caption
         self.opener = urllib.request.build_opener(_NoRedirect)
         sent = {"prompt": self.config.prompt, "longest_side": self.config.longest_side}
         self.identity = TeacherIdentity(
@@ -100,7 +121,38 @@ class RemoteTeacher:
         )
 
     def answer(self, images: Sequence[Image.Image], gold: Sequence[Sequence[str]], ask: Ask) -> list[Answer]:
-        """See `Teacher.answer`. ConfigError for what it cannot make, RemoteError if the server fails."""
+        """See `Teacher.answer`. ConfigError for what it cannot make, RemoteError if there is a picture
+        without an answer."""
+        answers = []
+        for number, found in enumerate(self._ask(images, ask), 1):
+            if isinstance(found, NoCaption):
+                raise RemoteError(f"{self.url}: picture {number} of {len(images)}: {found.reason}")
+            answers.append(found)
+        return answers
+
+    def answer_each(
+        self, images: Sequence[Image.Image], gold: Sequence[Sequence[str]], ask: Ask
+    ) -> list[Answer | str]:
+        """As `answer`, but a picture that the server gives no caption of has the reason in its place.
+
+        A failure is the picture's own if the server gives an answer after it: to another picture of the batch
+        or else to a plain grey one, which is shown to it then. If that fails too, so would every request: a
+        RemoteError with what the server said.
+        """
+        found = self._ask(images, ask)
+        first = next((one.reason for one in found if isinstance(one, NoCaption)), "")
+        if first and not self.works:
+            plain = self._caption(Image.new("RGB", (224, 224), (128, 128, 128)), 0, ask, threading.Event())
+            if isinstance(plain, NoCaption):
+                same = "" if plain.reason == first else f" ({plain.reason})"
+                raise RemoteError(
+                    f"{self.url}: {first}; a plain grey picture fails as well{same}, so every picture would: "
+                    f"see that {self.model!r} reads pictures and takes the request, then run again"
+                )
+        return [one.reason if isinstance(one, NoCaption) else one for one in found]
+
+    def _ask(self, images: Sequence[Image.Image], ask: Ask) -> list[Answer | NoCaption]:
+        """Each picture's captions, or the reason why one is missing. Raises what `answer_each` raises."""
         check_able(self, ask)
         _check_search(ask)
         stop = threading.Event()
@@ -115,32 +167,40 @@ class RemoteTeacher:
                 failed = [job for of in jobs for job in of if job.done() and job.exception()]
                 if failed:
                     failed[0].result()
-                return [Answer(captions=tuple(job.result() for job in of)) for of in jobs]
+                return [_joined([job.result() for job in of]) for of in jobs]
             finally:  # what waits or pauses now would fail as well
                 stop.set()
                 pool.shutdown(cancel_futures=True)
 
-    def _caption(self, image: Image.Image, number: int, ask: Ask, stop: threading.Event) -> str:
-        """One caption, asked for until it comes. RemoteError if it does not."""
+    def _caption(self, image: Image.Image, number: int, ask: Ask, stop: threading.Event) -> str | NoCaption:
+        """One caption, asked for until it comes, or why it does not; RemoteError if no other would come."""
         body = json.dumps(self._request(image, number, ask)).encode()
         for attempt in range(1, self.config.attempts + 1):
             self.pace.wait(stop)
             if stop.is_set():
                 break
             try:
-                return read_reply(self._send(body))
+                caption = read_reply(self._send(body))
+                self.works = True
+                return caption
+            except _RefusedError as error:
+                self.works = False
+                return NoCaption(f"the server refuses it: {self._masked(str(error))}")
             except (_BusyError, OSError, HTTPException) as error:  # OSError: no connection, or time is up
+                self.works = False
                 after = error.after if isinstance(error, _BusyError) else None
                 if attempt == self.config.attempts or (after or 0) > LONGEST_PAUSE:
+                    last = f"after {attempt} attempts, the last: {self._masked(str(error))}"
+                    if isinstance(error, _BusyError) and error.of_picture:
+                        return NoCaption(f"no caption {last}")
                     raise RemoteError(
-                        f"{self.url}: no answer from {self.model!r} after {attempt} attempts, "
-                        f"the last: {error}; start again later, or with fewer workers"
-                    ) from error
+                        f"{self.url}: no answer from {self.model!r} {last}; "
+                        "start again later, or with fewer workers"
+                    ) from None  # what the server said is in the message, without the key
                 if after is not None:
                     self.pace.hold(after)
-                else:
-                    pause = self.config.pause * 2 ** (attempt - 1) * (1 + random.random() / 2)
-                    stop.wait(min(pause, LONGEST_PAUSE))
+                pause = self.config.pause * 2 ** (attempt - 1) * (1 + random.random() / 2)
+                stop.wait(min(pause, LONGEST_PAUSE))
         raise RemoteError(f"{self.url}: stopped, since another request failed")
 
     def _request(self, image: Image.Image, number: int, ask: Ask) -> dict[str, Any]:
@@ -163,7 +223,8 @@ class RemoteTeacher:
         return request
 
     def _send(self, body: bytes) -> bytes:
-        """Send one request. _BusyError for what may succeed later, RemoteError for what will not."""
+        """Send one request. _BusyError for what may succeed later, _RefusedError for what will not with this
+        picture, RemoteError for what will not with any."""
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
@@ -173,18 +234,24 @@ class RemoteTeacher:
                 data: bytes = reply.read(MOST_BYTES + 1)
         except urllib.error.HTTPError as error:
             with error:
-                said = " ".join(error.read(2000).decode("utf-8", "replace").split())[:300]
+                said = _line(self._masked(error.read(2000).decode("utf-8", "replace"))) or error.reason
             if error.code in BUSY:
                 after = retry_after(error.headers)
                 asked = f", asks to wait {after:.0f} s" if after is not None else ""
-                raise _BusyError(f"status {error.code}{asked}: {said or error.reason}", after) from error
+                raise _BusyError(
+                    f"status {error.code}{asked}: {said}", after, of_picture=error.code == SERVER_BROKE
+                ) from error
+            if error.code in OF_THE_PICTURE:
+                raise _RefusedError(f"status {error.code}: {said}") from error
             hint = f"; set {KEY}" if error.code == 401 and not self.key else ""
-            raise RemoteError(
-                f"{self.url} refuses the request: status {error.code}: {said or error.reason}{hint}"
-            ) from error
+            raise RemoteError(f"{self.url} refuses the request: status {error.code}: {said}{hint}") from None
         if len(data) > MOST_BYTES:
-            raise _BusyError(f"a reply of more than {MOST_BYTES:,} bytes")
+            raise _BusyError(f"a reply of more than {MOST_BYTES:,} bytes", of_picture=True)
         return data
+
+    def _masked(self, text: str) -> str:
+        """A text without the key, which some servers repeat when they refuse it."""
+        return text.replace(self.key, "***") if len(self.key) >= SHORTEST_KEY else text
 
 
 class Pace:
@@ -213,19 +280,27 @@ class Pace:
 
 
 def read_reply(data: bytes) -> str:
-    """The caption in the JSON of a chat completion, on one line. _BusyError if there is none."""
+    """The caption in the JSON of a chat completion, on one line.
+
+    _RefusedError if the model refuses to say something, _BusyError if there is no caption for another reason.
+    """
     try:
-        content = json.loads(data)["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
-        raise _BusyError(f"the reply is no chat completion: {data[:200]!r}") from error
+        choice = json.loads(data)["choices"][0]
+        content, refusal = choice["message"].get("content"), choice["message"].get("refusal")
+        ended = choice.get("finish_reason")
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+        raise _BusyError(f"the reply is no chat completion: {data[:200]!r}", of_picture=True) from error
     if isinstance(content, list):  # some servers answer in parts, as they are asked
-        content = "".join(part.get("text", "") for part in content if isinstance(part, dict))
+        texts = [part.get("text") for part in content if isinstance(part, dict)]
+        content = "".join(text for text in texts if isinstance(text, str))
     caption = " ".join(content.split()) if isinstance(content, str) else ""
     if len(caption) > 1 and caption[0] == caption[-1] == '"':
         caption = caption[1:-1].strip()
-    if not caption:
-        raise _BusyError("the reply holds no text")
-    return caption
+    if caption:
+        return caption.encode("utf-8", "replace").decode()  # JSON can spell halves of characters
+    if refusal or ended == "content_filter":
+        raise _RefusedError(f"{_line(str(refusal or ''))} (finish_reason {ended!r})".strip())
+    raise _BusyError(f"the reply holds no text (finish_reason {ended!r})", of_picture=True)
 
 
 def data_url(image: Image.Image, longest_side: int) -> str:
@@ -246,17 +321,37 @@ def retry_after(headers: Message) -> float | None:
         return float(value)
     try:
         date = parsedate_to_datetime(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return max(0.0, (date - datetime.now(date.tzinfo)).total_seconds())
 
 
-class _BusyError(Exception):
-    """An attempt that failed in a way that may pass; `after` seconds, if the server said so."""
+def _joined(captions: Sequence[str | NoCaption]) -> Answer | NoCaption:
+    """The answer of all captions of a picture, or what the first missing one is missing for."""
+    missing = [caption for caption in captions if isinstance(caption, NoCaption)]
+    there = tuple(caption for caption in captions if isinstance(caption, str))
+    return missing[0] if missing else Answer(captions=there)
 
-    def __init__(self, reason: str, after: float | None = None) -> None:
+
+def _line(text: str) -> str:
+    """A server's words on one line, the first 300 characters."""
+    return " ".join(text.split())[:300]
+
+
+class _RefusedError(Exception):
+    """A request that will not succeed, perhaps because of its picture."""
+
+
+class _BusyError(Exception):
+    """An attempt that failed in a way that may pass; `after` seconds, if the server said so.
+
+    of_picture: whether the picture may be the reason, if it does not pass.
+    """
+
+    def __init__(self, reason: str, after: float | None = None, *, of_picture: bool = False) -> None:
         super().__init__(reason)
         self.after = after
+        self.of_picture = of_picture
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -264,6 +359,14 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *args: Any, **kwargs: Any) -> None:
         return None
+
+
+def _key() -> str:
+    """The key of the environment. ConfigError, without showing it, if no header could carry it."""
+    key = os.environ.get(KEY, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(f"{KEY}: holds line breaks or other characters that no key has; set it anew")
+    return key
 
 
 def _split(url: str) -> tuple[str, str]:

@@ -1,8 +1,10 @@
 """Teachers in `transformers` with a picture encoder and a decoder that reads it: ViT-GPT2 and its kin, BLIP.
 
 What their answers are:
-    text        [begin, tokens of the caption as the data set has it, end]; padding is on the right and masked
-    top_k       the decoder's distribution, none of the rules that guide its generation applied
+    text        <bos>, tokens, <eos> under vistill's ids (teachers_pretrained.py): gold captions as students
+                read them, generated ones as the model wrote them; padding is on the right and masked
+    top_k       the decoder's distribution, none of the rules that guide its generation applied; needs a
+                tokenizer with a fast form
     hidden      the encoder's last hidden state [N, D], the class token first where there is one, before any
                 projection to the decoder's width
     pooled      its mean over all N
@@ -33,12 +35,12 @@ from vistill.distill.teachers_common import (
 from vistill.distill.teachers_pretrained import (
     Ids,
     captions_of,
-    gold_ids,
     identify,
     image_settings,
     load_model,
     load_part,
     search,
+    words_of,
 )
 from vistill.models.pretrained import Marks, marks_of
 from vistill.models.torchvision_repair import repair_torchvision
@@ -69,8 +71,6 @@ class EncoderTeacher:
     checkpoint cannot be loaded or is incomplete.
     """
 
-    can = frozenset({"captions", "top_k", "hidden", "embedding"})
-
     def __init__(self, source: str, architecture: str, device: str = "cpu") -> None:
         repair_torchvision()
         from transformers import AutoImageProcessor, AutoTokenizer
@@ -80,9 +80,12 @@ class EncoderTeacher:
         self.processor = load_part(AutoImageProcessor, source, backend="pil")
         self.device = device
         self.wiring = WIRINGS[architecture](self.model, self.tokenizer)
+        self.words = words_of(self.tokenizer, self.wiring.marks, self.wiring.vocab_size)
+        token_by_token = {"top_k"} if self.words.ours is not None else set()
+        self.can = frozenset({"captions", "hidden", "embedding"} | token_by_token)
         self.identity = identify(
-            architecture, source, weights, self.model, self.tokenizer, self.wiring.vocab_size,
-            image_settings(self.processor),
+            architecture, source, weights, self.model, self.words.ours or self.tokenizer,
+            self.words.vocab_size, image_settings(self.processor),
         )  # fmt: skip
 
     @torch.inference_mode()
@@ -104,7 +107,8 @@ class EncoderTeacher:
                 lambda rows, settings: self.wiring.generate(hidden[rows], settings),
             )
         known = self._gold_ids(gold, ask)
-        texts = self._texts([a + b for a, b in zip(known, generated, strict=True)], hidden, ask)
+        spoken = [[self.words.outward(row) for row in rows] for rows in generated]
+        texts = self._texts([a + b for a, b in zip(known, spoken, strict=True)], hidden, ask)
         embedding = self.wiring.embed(hidden)
         return [
             Answer(
@@ -121,10 +125,10 @@ class EncoderTeacher:
         if not (ask.top_k and ask.gold):
             return [[] for _ in gold]
         longest = min(ask.longest, self.wiring.positions + 1)
-        return [[gold_ids(self.tokenizer, text, self.wiring.marks, longest) for text in of] for of in gold]
+        return [[self.words.gold(text, longest) for text in of] for of in gold]
 
     def _texts(self, ids: list[list[Ids]], hidden: Tensor, ask: Ask) -> list[list[Text]]:
-        """Texts of each picture; the top K of all of them in as few forwards as MOST_LOGITS allows."""
+        """Texts of each picture, vistill's ids; their top K in as few forwards as MOST_LOGITS allows."""
         cut = [[row[: ask.longest] for row in rows] for rows in ids]
         flat = [row for rows in cut for row in rows]
         if not ask.top_k or not flat:
@@ -134,13 +138,13 @@ class EncoderTeacher:
         found: list[Text] = []
         for start in range(0, len(flat), step):
             part = flat[start : start + step]
-            tokens = pad_right([row[:-1] for row in part], self.wiring.marks.pad)
+            tokens = pad_right([self.words.inward(row[:-1]) for row in part], self.wiring.marks.pad)
             lengths = torch.tensor([len(row) - 1 for row in part])
             mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).long()
             logits = self.wiring.logits(
                 hidden[pictures[start : start + step]], tokens.to(self.device), mask.to(self.device)
             )
-            top, logp = top_k(logits, ask.top_k)
+            top, logp = self.words.outward_top(top_k(logits, ask.top_k))
             found += [as_text(row, (top[r], logp[r])) for r, row in enumerate(part)]
         rest = iter(found)
         return [[next(rest) for _ in rows] for rows in cut]

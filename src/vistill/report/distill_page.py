@@ -149,6 +149,9 @@ ORIGIN_HEAD = (
     "model",
     "sha256",
     "trained with seed",
+    "steps",
+    "losses",
+    "taught by",
     "beams",
     "threads",
     "processor",
@@ -160,7 +163,19 @@ def origin_rows(report: Report) -> list[list[str]]:
     """Where each evaluation comes from, in short."""
     found = []
     for origin in report.origins:
-        seeds = [str(member.get("seed")) for member in origin["model"].get("trained") or []]
+        trained = origin["model"].get("trained") or []
+        seeds = [str(member.get("seed")) for member in trained]
+        steps = [str(member["steps"]) for member in trained if member.get("steps") is not None]
+        losses = [
+            " + ".join(f"{weight:g} {name}" for name, weight in member["losses"].items())
+            for member in trained
+            if member.get("losses")
+        ]
+        teachers = [
+            f"{member['teacher']['name']} ({member['teacher']['weights'][:12]})"
+            for member in trained
+            if member.get("teacher")
+        ]
         found.append(
             [
                 origin["system"],
@@ -168,6 +183,9 @@ def origin_rows(report: Report) -> list[list[str]]:
                 f"{origin['model']['name']} ({origin['model']['kind']})",
                 origin["model"]["sha256"][:12],
                 ", ".join(seeds) or NONE,
+                ", ".join(steps) or NONE,
+                ", ".join(dict.fromkeys(losses)) or NONE,
+                ", ".join(dict.fromkeys(teachers)) or NONE,
                 str((origin["generation"] or {}).get("num_beams", NONE)),
                 str((origin["speed"] or {}).get("threads") or NONE),
                 str((origin["environment"] or {}).get("processor", NONE)),

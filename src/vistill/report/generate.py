@@ -47,7 +47,8 @@ class Model:
     threads: int | None = None
     """Threads that it computes with; None if unknown."""
     trained: tuple[dict[str, Any], ...] = ()
-    """For each member: run, seed, fingerprints of its data, git revision; as far as its provenance says."""
+    """For each member: run, seed, steps, weights of its losses, teacher, fingerprints of its data and git
+    revision, as far as its provenance says."""
 
 
 def open_model(
@@ -199,10 +200,13 @@ def _is_foreign(folder: Path) -> bool:
 
 
 def _trained(provenance: Any) -> dict[str, Any]:
-    config = provenance.get("config", {})
+    config, taught = provenance.get("config", {}), provenance.get("teacher", {})
     return {
         "run": config.get("name", ""),
         "seed": config.get("trainer", {}).get("seed"),
+        "steps": provenance.get("reached", {}).get("step"),
+        "losses": provenance.get("losses", {}),
+        "teacher": {name: taught[name] for name in ("kind", "name", "weights") if name in taught},
         "data": provenance.get("data", {}),
         "git": provenance.get("git", ""),
     }

@@ -104,7 +104,7 @@ class AnswerData(RowsData):
                 self.config.augment,
                 stages=frozen,
                 views={**dict.fromkeys(train, self.config.views), **dict.fromkeys(dev, 1)},
-                seed=self.seed,
+                seed=self.config.views_seed,
                 tables={**train, **dev},
             )
 
@@ -114,7 +114,7 @@ class AnswerData(RowsData):
             views = config.views if training else 1
             return kept_pixels(self._cache(part.folder), [part.split], views)
         if training and config.views:
-            return replayed_pixels(table, preprocess, config.augment, config.views, self.seed)
+            return replayed_pixels(table, preprocess, config.augment, config.views, config.views_seed)
         return online_pixels(table, preprocess, config.augment if training else None)
 
 

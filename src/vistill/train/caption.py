@@ -1,5 +1,6 @@
 """The caption task: a captioner, its data, its objective, and the scoring of what it writes."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -9,11 +10,12 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from vistill.data.collate import Batch
+from vistill.data.collate import Batch, locate
 from vistill.data.text import by_id, with_words
+from vistill.distill.cache import TeacherCache
 from vistill.distill.join import kept_answers, open_cache
 from vistill.distill.objective import CaptionObjective, ObjectiveConfig, Teaching
-from vistill.errors import ConfigError
+from vistill.errors import ConfigError, DataError
 from vistill.metrics.caption import score_captions
 from vistill.metrics.diversity import diversity
 from vistill.metrics.ptb import tokenize
@@ -105,12 +107,17 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     frozen = freeze(model, config.trainer.policy())
     print_parameters(model)
     context = model.config.decoder.context
+    cache = _open_cache(config, tokenizer, context)
+    if cache is not None:
+        data.left_out = cache.unanswered(data.train_splits)
+    if data.left_out:
+        print(f"{len(data.left_out)} pictures without an answer of the teacher are left out", file=sys.stderr)
     data.prepare(tokenizer, model.tower, preprocess, frozen=frozen, longest=context)
     objective = CaptionObjective(
         config.objective,
         tokenizer,
         data.references(data.train_table),
-        _open_teaching(config, tokenizer, context),
+        None if cache is None else _teaching(cache, data, context),
         model.mapper.width,
     )
     per_epoch = data.batches_per_epoch(config.trainer.devices * config.trainer.nodes)
@@ -120,7 +127,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         plainly(
             lambda place, model, origin: save_model(place, model, tokenizer, origin), config.trainer.policy()
         ),
-        text_provenance(config, model.config, tower_from=short_name(config.tower_from)),
+        text_provenance(config, model.config, cache, tower_from=short_name(config.tower_from)),
         per_epoch,
         best_by="CIDEr",
         shown=("CIDEr", "BLEU-4", "ROUGE-L", "BLEU-1"),
@@ -171,26 +178,39 @@ def _with_new_words(
     return grow_vocabulary(model, grown.get_vocab_size()), grown
 
 
-def _open_teaching(config: TrainConfig, tokenizer: Tokenizer, longest: int) -> Teaching | None:
+def _open_cache(config: TrainConfig, tokenizer: Tokenizer, longest: int) -> TeacherCache | None:
     """The teacher's cache, if a loss needs it. Raises DataError with the reason if it does not fit."""
     wants, data = config.objective.wants(), config.datamodule
-    splits = data.train_splits()
-    if not wants or not data.teacher:
+    if not data.teacher:
         return None
-    cache = open_cache(
+    if not wants:
+        TeacherCache.open(Path(data.teacher))  # a wrong folder is an error also where nothing is read of it
+        print(f"no loss learns from datamodule.teacher={data.teacher}", file=sys.stderr)
+        return None
+    return open_cache(
         Path(data.teacher),
         Path(data.path),
-        splits,
+        data.train_splits(),
         wants=wants,
         tokenizer=tokenizer,
         longest=longest,
         views=data.views,
-        seed=config.trainer.seed,
+        seed=data.views_seed,
         augment=data.augment,
+        leave_out=data.leave_out_unanswered,
     )
-    first = cache.read(splits[0], 0)
+
+
+def _teaching(cache: TeacherCache, data: CaptionData, longest: int) -> Teaching:
+    """The cache as the objective sees it. Raises DataError if it holds no answer to any picture."""
+    sizes = [cache.splits[split] for split in data.train_splits]
+    row = next((row for row in range(sum(sizes)) if row not in data.left_out), None)
+    if row is None:
+        raise DataError(f"{cache.folder}: holds no answer at all")
+    part, place = locate(sizes, row)
+    first = cache.read(data.train_splits[part], place)
     return Teaching(
-        kept_answers(cache, splits),
+        kept_answers(cache, data.train_splits),
         longest,
         hidden_width=0 if first.hidden is None else first.hidden.shape[-1],
         embedding_width=0 if first.embedding is None else first.embedding.shape[-1],

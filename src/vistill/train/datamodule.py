@@ -56,10 +56,16 @@ class DataConfig:
     """Captions of a picture shown in one step; its features are computed once for all."""
     views: int = 0
     """Views of each picture, the first one clean; kept as features of the frozen stages. 0 draws anew."""
+    views_seed: int = 0
+    """Seed that draws these views, which the runs of several `trainer.seed` share; a teacher's cache of
+    several views holds its own."""
     cache: str = ""
     """Folder for the kept features; empty is PATH-views, beside the data set."""
     teacher: str = ""
     """Folder of a teacher cache, as `vistill teach run` writes it, that the objective learns from."""
+    leave_out_unanswered: bool = False
+    """Leave out pictures of which this cache holds no answer (a server refused them, or they cannot be read);
+    a run that needs their answers refuses to start else."""
     workers: int = 0
     """Processes that decode pictures."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -119,6 +125,8 @@ class RowsData(L.LightningDataModule):
     """What a row is, for people."""
     start = 0
     """Stages of the tower that have run over the pixels already."""
+    left_out: frozenset[int] = frozenset()
+    """Train rows that are not shown."""
     lengths: NDArray[np.int64] | None = None
     """Length of each train row in tokens, if batches are to hold rows of like length."""
 
@@ -130,17 +138,21 @@ class RowsData(L.LightningDataModule):
 
     def batches_per_epoch(self, ranks: int) -> int:
         """Train batches of one epoch on each of `ranks` devices. ConfigError if there is not even one."""
-        size, rows = self.config.batch_size, len(self.config.drawn(len(self.train_rows)))
+        size, rows = self.config.batch_size, len(self.shown())
         if rows // ranks < size:
             raise ConfigError(
                 f"datamodule.batch_size={size} on {ranks} devices: there are {rows} train {self.things}"
             )
         return rows // ranks // size
 
+    def shown(self) -> list[int]:
+        """The train rows of this run, in order."""
+        return [row for row in self.config.drawn(len(self.train_rows)) if row not in self.left_out]
+
     def train_dataloader(self) -> ResumableLoader:
         trainer = self.trainer
         rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        rows = DrawnRows(self.train_rows, self.config.drawn(len(self.train_rows)))
+        rows = DrawnRows(self.train_rows, self.shown())
         batches = EpochBatches(
             len(rows),
             self.config.batch_size,
@@ -194,7 +206,7 @@ class CaptionData(RowsData):
         """Set how pictures become input: kept features of the frozen stages, or pixels decoded each time."""
         config, seed = self.config, self.seed
         tables = self.train_table, self.dev_table
-        self.start, train, dev = pixel_sources(config, tables, tower, preprocess, frozen=frozen, seed=seed)
+        self.start, train, dev = pixel_sources(config, tables, tower, preprocess, frozen=frozen)
         self.train_rows = CaptionRows(
             self.train_table,
             train,
@@ -215,7 +227,6 @@ def pixel_sources(
     preprocess: Preprocess,
     *,
     frozen: int,
-    seed: int,
 ) -> tuple[int, PixelSource, PixelSource]:
     """How the pictures of the (train, dev) tables become input: (stages that are run already, train, dev).
 
@@ -233,12 +244,12 @@ def pixel_sources(
             config.augment,
             stages=frozen,
             views=views,
-            seed=seed,
+            seed=config.views_seed,
         )
         return frozen, kept_pixels(folder, splits, config.views), kept_pixels(folder, [config.dev_split], 1)
     train = online_pixels(tables[0], preprocess, config.augment)
     if config.views:
-        train = replayed_pixels(tables[0], preprocess, config.augment, config.views, seed)
+        train = replayed_pixels(tables[0], preprocess, config.augment, config.views, config.views_seed)
     return 0, train, online_pixels(tables[1], preprocess, None)
 
 

@@ -87,9 +87,7 @@ class DualData(RowsData):
             if frozen and isinstance(model, ClipDual):
                 raise ConfigError("datamodule.views: a CLIP tower is not cut into stages, leave views at 0")
             tower = None if isinstance(model, ClipDual) else model.image.tower
-            self.start, train, dev = pixel_sources(
-                config, tables, tower, preprocess, frozen=frozen, seed=seed
-            )
+            self.start, train, dev = pixel_sources(config, tables, tower, preprocess, frozen=frozen)
         if config.path:
             keys, captions = self.dev_table["key"][:], self.dev_table["captions"][:]
             source = dev if dev_pictures else unseen

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from tokenizers import Tokenizer
 
+from vistill.distill.cache import TeacherCache
 from vistill.errors import ConfigError
 from vistill.models.adopt import load_language, source_hash
 from vistill.models.captioner import Captioner, CaptionerConfig
@@ -107,10 +108,19 @@ def with_tower(model: AnyCaptioner, folder: str) -> Preprocess:
     return preprocess
 
 
-def text_provenance(config: "TrainConfig | AnswerTrainConfig", model: Any, **reached: Any) -> dict[str, Any]:
-    """`provenance` with the settings of the model that `init_from` or `language` brought."""
+def text_provenance(
+    config: "TrainConfig | AnswerTrainConfig", model: Any, taught: TeacherCache | None = None, **reached: Any
+) -> dict[str, Any]:
+    """`provenance` with the settings of the model that `init_from` or `language` brought.
+
+    Adds the losses it learns by, and who taught it.
+    """
     brought = {"prefix": model} if isinstance(model, PrefixConfig) else {"model": model, "prefix": None}
-    return provenance(config, language=Path(config.language).name, **brought, **reached)
+    found = provenance(config, language=Path(config.language).name, **brought, **reached)
+    found["losses"] = {name: weight for name, weight in config.objective.weights().items() if weight}
+    if taught is not None:
+        found["teacher"] = {**dataclasses.asdict(taught.teacher), "ask": taught.manifest["ask"]}
+    return found
 
 
 @torch.no_grad()
