@@ -1,11 +1,13 @@
 """Files that are whole or not there: written under a temporary name, made durable, renamed."""
 
+import glob
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,24 +22,42 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def renamed_file(temporary: Path, path: Path) -> Iterator[IO[bytes]]:
-    """As `atomic_file`, under a temporary name of one's own; the folder is not synced."""
-    temporary.unlink(missing_ok=True)  # of a killed process
+    """As `atomic_file`, under a temporary name of one's own; the folder is not synced.
+
+    An OSError names `path`, also where the system names no file, as on a full disk.
+    """
     try:
+        temporary.unlink(missing_ok=True)  # of a killed process
         with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename, error.filename2 = str(path), None
+        with suppress(OSError):  # what went wrong is on its way already
+            temporary.unlink(missing_ok=True)
         raise
 
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `folder` at the end; an error leaves nothing behind."""
+    """A temporary folder that takes the place of `folder` at the end; an error leaves nothing behind.
+
+    What a killed process left goes first, and an older folder comes back that it had taken away already.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    old = folder.with_name(f".{folder.name}.replaced")
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.writing-*"):
+        with _only_writer(left) as dead:
+            if dead:
+                shutil.rmtree(left)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.writing-", dir=folder.parent))
+    writing = ExitStack()
+    writing.enter_context(_only_writer(temporary))
     try:
         yield temporary
         for path in temporary.rglob("*"):
@@ -45,7 +65,6 @@ def replacing(folder: Path) -> Iterator[Path]:
                 path.chmod(0o644)  # safetensors leaves its files to their owner alone
                 sync_file(path)
         temporary.chmod(0o755)
-        old = folder.with_name(f".{folder.name}-old")
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             folder.rename(old)
@@ -53,7 +72,29 @@ def replacing(folder: Path) -> Iterator[Path]:
         sync_folder(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
     finally:
+        writing.close()
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _only_writer(folder: Path) -> Iterator[bool]:
+    """Lock a folder, and tell whether no other process holds it; the system drops the lock of a killed one.
+
+    Where there is no flock (Windows), another one is taken to hold it.
+    """
+    if sys.platform == "win32":
+        yield False
+        return
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(descriptor)
 
 
 def best_of(folder: Path) -> Path:

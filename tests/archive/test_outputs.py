@@ -3,6 +3,9 @@
 import csv
 import json
 import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -243,6 +246,47 @@ def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path, monkeypatch: pyte
     output.close()
     write_all(path, [Row("/a.jpg", "x"), Row("/b.jpg", "y")])
     assert [r["path"] for r in read_json(path)] == ["/a.jpg", "/b.jpg"]
+
+
+@pytest.mark.parametrize("name", ["c.jsonl", "c.csv", "c.parquet"])
+def test_a_file_that_may_not_grow_is_told_and_goes_on(tmp_path: Path, name: str) -> None:
+    """A real refusal in the middle of a write; a buffer would fail once more when the file is closed."""
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow", reason="pyarrow comes with vistill[parquet]")
+    rows = [Row(f"/{number}.jpg", "a dog") for number in range(4)]
+    for room, left in ((0, []), (12, []), (60, [name + ".journal.jsonl" * name.endswith("parquet")])):
+        output = open_output(tmp_path / name, False)
+        with _room(room):
+            with pytest.raises(DataError, match=r"cannot write .*too large; run again"):  # noqa: PT012
+                for row in rows:
+                    output.write([row])
+            output.close()
+        assert os.listdir(tmp_path) == left
+    write_all(tmp_path / name, rows)
+    assert all(open_output(tmp_path / name, False).has(row.path) for row in rows)
+
+
+@contextmanager
+def _room(size: int) -> Iterator[None]:
+    """Let no file grow beyond `size` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("name", ["c.jsonl", "c.csv", "c.parquet"])
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_what_has_no_end_is_refused(tmp_path: Path, name: str, overwrite: bool) -> None:
+    path = tmp_path / name
+    for make in (lambda: os.mkfifo(path), lambda: path.symlink_to("/dev/zero")):
+        make()
+        with pytest.raises(DataError, match=f"cannot write .*{name}: it is no file"):
+            open_output(path, False, overwrite)
+        assert os.listdir(tmp_path) == [name]
+        path.unlink()
 
 
 def test_parquet_without_pyarrow_says_what_to_install(

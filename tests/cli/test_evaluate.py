@@ -1,6 +1,7 @@
 """`vistill evaluate --task retrieval` as a user meets it; captions are evaluated in tests/e2e."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,24 @@ def test_options_of_another_task_are_refused(folder: Path, words: str, named: st
     done = CliRunner().invoke(app, [str(folder / "mine"), "--data", str(folder / "built"), *words.split()])
     assert isinstance(done.exception, ConfigError)
     assert named in str(done.exception)
+
+
+@pytest.mark.parametrize("option", ["--out", "--coco"])
+def test_a_place_that_cannot_be_written_is_told_before_the_work(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    def work(*_: object) -> None:
+        raise AssertionError("the work was done")
+
+    monkeypatch.setattr("vistill.cli.evaluate._captions", work)
+    (tmp_path / "photo.jpg").touch()
+    words = [str(folder / "mine"), "--data", str(folder / "built"), "--out", str(tmp_path / "out")]
+    for place in (tmp_path / "photo.jpg" / "deep", tmp_path / "photo.jpg" / "deep" / "x.json"):
+        done = CliRunner().invoke(app, [*words, option, str(place)])
+        assert isinstance(done.exception, ConfigError)
+        assert str(done.exception) == f"{option}: {tmp_path}/photo.jpg is a file; name a folder"
+    allowed = os.access  # of root everything is
+    monkeypatch.setattr(os, "access", lambda place, mode: place != tmp_path and allowed(place, mode))
+    done = CliRunner().invoke(app, words)
+    assert str(done.exception) == f"--out: nothing may be written in {tmp_path}"
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]

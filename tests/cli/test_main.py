@@ -108,9 +108,44 @@ def test_a_missing_extra_is_named(
     assert "pip install 'vistill[train]'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            PermissionError(13, "Permission denied", "a\nb/report.json"),
+            r"a\nb/report.json: Permission denied",
+        ),
+        (IsADirectoryError(21, "Is a directory", b"\xff"), r"\udcff: Is a directory"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+    ],
+)
+def test_what_the_system_refuses_becomes_one_line(
+    error: OSError, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fail_with(error, monkeypatch)
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"error: {told}\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_behind_stdout_is_one_line() -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "vistill", "--version"], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert done.returncode == 2
+    assert done.stderr.decode().splitlines()[-1].endswith("No space left on device")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_other_errors_are_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
     fail_with(ModuleNotFoundError("No module named 'nonsense'", name="nonsense"), monkeypatch)
     with pytest.raises(ModuleNotFoundError):
+        cli.main()
+    fail_with(OSError("cannot identify image file"), monkeypatch)  # by a library, not by the system
+    with pytest.raises(OSError, match="identify"):
         cli.main()
 
 

@@ -231,6 +231,46 @@ def test_lines_become_a_file_of_vectors(run: Run, bundle: Path, tmp_path: Path) 
     assert (done.returncode, "line 2, is not UTF-8" in done.stderr) == (2, True)
 
 
+@pytest.mark.parametrize("suffix", ["npz", "jsonl", "parquet"])
+def test_embed_leaves_nothing_where_nothing_was_embedded(
+    run: Run, bundle: Path, tmp_path: Path, suffix: str
+) -> None:
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow", reason="pyarrow comes with vistill[parquet]")
+    place, out = tmp_path / "place", tmp_path / "out"
+    for folder in (place, out):
+        folder.mkdir()
+    words = ("--out", out / f"x.{suffix}", "--model", bundle)
+    assert run("embed", place, *words).returncode == 2
+    (place / "a.jpg").write_bytes(b"rubbish")
+    assert run("embed", place, *words).returncode == 1
+    (place / "texts").write_text("\n\n")
+    done = run("embed", "--texts", place / "texts", *words)
+    assert done.returncode == 2
+    assert "found no texts" in done.stderr
+    (place / "texts").write_bytes(b"a dog\n\xff\n")
+    assert "line 2, is not UTF-8" in run("embed", "--texts", place / "texts", *words).stderr
+    assert list(out.iterdir()) == []
+
+
+def test_lists_and_lines_may_come_through_a_pipe(
+    run: Run, bundle: Path, photos: Path, tmp_path: Path
+) -> None:
+    def piped(data: bytes) -> Path:  # as `<(command)` of a shell
+        reading, writing = os.pipe()
+        os.write(writing, data)
+        os.close(writing)
+        return Path(f"/dev/fd/{reading}")
+
+    words = ("--out", tmp_path / "x.jsonl", "--model", bundle)
+    assert run("embed", "--texts", piped(b"a dog\na cat\n"), *words).stderr == "2 embedded\n"
+    listed = piped(os.fsencode(photos / "0.png") + b"\n")
+    words = ("--out", tmp_path / "y.jsonl", "--model", bundle)
+    assert run("embed", "--from-file", listed, *words).stderr == "1 embedded\n"
+    for option in ("--texts", "--from-file"):
+        assert f"{option} {photos}: is a folder" in run("embed", option, photos, *words).stderr
+
+
 def test_names_that_break_lines_or_are_not_utf8_are_printable(run: Run, bundle: Path, photos: Path) -> None:
     data = (photos / "0.png").read_bytes()
     for name in (b"/new\nline.png", b"/\xff.png"):

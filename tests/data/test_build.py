@@ -1,5 +1,6 @@
 """A build from end to end: what is kept, what is dropped, duplicates, refusal, and being killed anywhere."""
 
+import errno
 import io
 import json
 import os
@@ -274,6 +275,55 @@ def test_a_link_that_leads_nowhere_costs_itself_alone(tmp_path: Path, photo) -> 
     report = build("folder", root, tmp_path / "out")
     assert report["splits"]["train"]["pictures"] == 1
     assert _reasons(report) == {"b.jpg": "image_unreadable"}
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_a_picture_that_cannot_be_opened_costs_itself_alone(
+    tmp_path: Path, photo, monkeypatch, number: int
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    for name in ("a", "b", "c"):
+        (root / f"{name}.jpg").write_bytes(photo(ord(name)))
+        (root / f"{name}.txt").write_text("A dog")
+    os.mkfifo(root / "pipe.jpg")
+    (root / "pipe.txt").write_text("A dog")
+    _refuse(monkeypatch, "b.jpg", number)
+    report = build("folder", root, tmp_path / "out")
+    assert report["splits"]["train"]["pictures"] == 2
+    assert _reasons(report) == {"b.jpg": "image_unreadable", "pipe.jpg": "image_not_a_file"}
+    assert f"b.jpg: {os.strerror(number)}" in [item["detail"] for item in report["dropped"]["items"]]
+
+
+def test_a_system_that_opens_no_file_at_all_stops_the_build(
+    flickr: Path, tmp_path: Path, monkeypatch
+) -> None:
+    _refuse(monkeypatch, "5_abc.jpg", errno.EMFILE)
+    with pytest.raises(DataError, match=r"5_abc.jpg: cannot be read any more .Too many open files"):
+        build("flickr8k", flickr, tmp_path / "out")
+
+
+def test_a_picture_that_is_refused_after_its_scan_stops_the_build(
+    flickr: Path, tmp_path: Path, monkeypatch
+) -> None:
+    _unfinished(flickr, tmp_path / "out", monkeypatch)
+    _refuse(monkeypatch, "5_abc.jpg", errno.EACCES)
+    with pytest.raises(
+        DataError, match=r"5_abc.jpg: cannot be read any more .Permission denied.; build again"
+    ):
+        build("flickr8k", flickr, tmp_path / "out")
+
+
+def _refuse(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
+    """Let no file of this name be read; permissions would not stop a test that runs as root."""
+    read_bytes = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.name == name:
+            raise OSError(number, os.strerror(number), str(path))
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
 
 
 def test_a_picture_that_changes_behind_our_back_stops_the_build(

@@ -1,6 +1,8 @@
 """DiffusionDB in its real layout: folders, zips and the metadata table, with what can be wrong in them."""
 
+import errno
 import json
+import os
 import struct
 import zipfile
 from pathlib import Path
@@ -81,6 +83,37 @@ def test_zips_and_folders_build_one_data_set(tmp_path: Path, photo: Any) -> None
         number = int(row["key"][:8], 16)
         assert row["captions"] == [f"geodesic landscape {number}, tadao ando, 4 k,"]
         assert row["licence"] == "CC0 1.0"
+
+
+def test_folders_that_are_not_entered_are_named(tmp_path: Path, photo: Any, monkeypatch) -> None:
+    root = tmp_path / "db"
+    for part, place in ((1, "part-000001"), (2, "part-000002"), (4, "else/part-000004")):
+        _folder(root / place, _members(part, photo))
+    _folder(tmp_path / "outside" / "part-000003", _members(3, photo))
+    (root / "part-000003").symlink_to(tmp_path / "outside" / "part-000003")
+    (root / "linked").symlink_to(tmp_path / "outside")
+    _zip(root / "large" / "part-000005.zip", _members(5, photo))
+    _zip(root / "small" / "part-000005.zip", _members(6, photo))
+    os.mkfifo(root / "part-000007.zip")
+    listed = os.scandir
+
+    def scandir(path: Any) -> Any:  # permissions would not stop a test that runs as root
+        if os.path.basename(path) in ("part-000002", "else"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    items = list(diffusiondb.read(root))
+    assert sorted({int(key[:8], 16) // 100 for key in _entries(items)}) == [1, 3, 5]
+    assert _dropped(items) == [
+        ("else", "unreadable_folder"),
+        ("linked", "linked_folder"),
+        ("part-000002", "unreadable_folder"),
+        ("part-000007.zip", "broken_archive"),
+        ("small/part-000005.zip", "duplicate_key"),
+    ]
+    with pytest.raises(DataError, match=r"of such a name; .: cannot be listed: Permission denied"):
+        list(diffusiondb.read(root / "else"))
 
 
 def test_an_unpacked_part_goes_before_its_zip(tmp_path: Path, photo: Any) -> None:

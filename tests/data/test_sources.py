@@ -183,6 +183,34 @@ def test_conceptual_captions_names_folders_that_it_does_not_enter(tmp_path: Path
     ]
 
 
+@pytest.mark.parametrize("reader", [webdataset, parquet])
+def test_archives_name_folders_that_they_do_not_enter(tmp_path: Path, photo, monkeypatch, reader) -> None:
+    root, suffix = tmp_path / "root", {webdataset: "tar", parquet: "parquet"}[reader]
+    for name in ("1", "locked/2", "sub/3", "sub/locked/4", f"named.{suffix}/5"):
+        path = root / f"{name}.{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if reader is webdataset:
+            _tar(path, _sample(photo, path.stem))
+        else:
+            pq.write_table(pa.table({"image": [photo(1)], "text": ["one"], "key": [path.stem]}), path)
+    (tmp_path / "elsewhere").mkdir()
+    (root / "sub" / "linked").symlink_to(tmp_path / "elsewhere")
+    (root / f"dangling.{suffix}").symlink_to("nowhere")
+    os.mkfifo(root / f"pipe.{suffix}")
+    _refuse_locked(monkeypatch)
+    items = list(reader.read(root))
+    assert sorted(_entries(items)) == ["1", "3", "5"]
+    assert _dropped(items) == [
+        (f"dangling.{suffix}", "broken_archive"),
+        ("locked", "unreadable_folder"),
+        (f"pipe.{suffix}", "broken_archive"),
+        ("sub/linked", "linked_folder"),
+        ("sub/locked", "unreadable_folder"),
+    ]
+    with pytest.raises(DataError, match=rf"no .{suffix} file.*; .: cannot be listed: Permission denied"):
+        list(reader.read(root / "locked"))
+
+
 def _refuse_locked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no folder called `locked` be listed; permissions would not stop a test that runs as root."""
     listed = os.scandir

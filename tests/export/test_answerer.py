@@ -47,6 +47,28 @@ def photos(checkpoint: Path) -> list[Path]:
     return paths
 
 
+def test_what_can_be_no_picture_and_no_question_is_refused(bundle: Path, photos: list[Path]) -> None:
+    answerer = Answerer(bundle, threads=1)
+    for one in ("a.jpg", photos[0], b"x", Image.new("RGB", (9, 9)), 3):
+        for call in (answerer, answerer.answer):
+            with pytest.raises(TypeError, match=rf"of \(picture, question\).*got {type(one).__name__}"):
+                call(one)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match=r"each must be \(picture, question\), got PosixPath"):
+        answerer(photos)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="a question must be a str, got NoneType"):
+        answerer([(photos[0], "what?"), (photos[0], None)])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="a picture must be bytes, a path or a PIL image, got list"):
+        answerer(photos, "what?")  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="questions must come as a list"):
+        answerer.answer_arrays(np.zeros((1, 3, *answerer.preprocess.size), np.float32), [0], "what?")
+    for wrong in ("2", 1.5, 0):
+        with pytest.raises(ConfigError, match=f"num_return={wrong!r}: must be"):
+            answerer.answer([(photos[0], "what?")], num_return=wrong)  # type: ignore[arg-type]
+    for name, value in (("threads", "2"), ("threads", 257), ("batch_size", 1.5)):
+        with pytest.raises(ConfigError, match=f"{name}={value!r}: must be at least 1"):
+            Answerer(bundle, **{name: value})
+
+
 @pytest.mark.parametrize("beams", [1, 3])
 def test_bundle_and_checkpoint_answer_alike(
     checkpoint: Path, bundle: Path, photos: list[Path], beams: int

@@ -122,9 +122,32 @@ def test_a_wrong_question_is_refused(embedder: Embedder, bundle: Path) -> None:
         embedder.classify([picture(0)], [])
     with pytest.raises(ConfigError, match="template='a photo'"):
         embedder.classify([picture(0)], ["dog"], template="a photo")
-    for wrong in ({"threads": 0}, {"batch_size": 0}):
+    for wrong in ({"threads": 0}, {"batch_size": 0}, {"threads": "2"}, {"batch_size": 1.5}):
         with pytest.raises(ConfigError, match="at least 1"):
             Embedder(bundle, **wrong)
+
+
+def test_what_can_be_no_picture_and_no_text_is_refused(embedder: Embedder) -> None:
+    for one in ("a.jpg", b"x", picture(0), 3):
+        for call in (embedder.images, lambda one: embedder.classify(one, ["dog"])):
+            with pytest.raises(TypeError, match=f"must come as a list.*, got {type(one).__name__}"):
+                call(one)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="a picture must be bytes, a path or a PIL image, got NoneType"):
+        embedder.images([picture(0), None], on_error=print)  # type: ignore[list-item]
+    for text in ("a dog", b"a dog", None):
+        with pytest.raises(TypeError, match=f"texts must come as a list.*, got {type(text).__name__}"):
+            embedder.texts(text)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="a text must be a str, got int"):
+        embedder.texts(["a dog", 3])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"labels must come as a list.*, got str"):
+        embedder.classify([picture(0)], "dog")
+    with pytest.raises(TypeError, match="a label must be a str, got NoneType"):
+        embedder.classify([picture(0)], ["dog", None])  # type: ignore[list-item]
+
+
+def test_a_text_with_a_lone_surrogate_is_one_with_a_question_mark(embedder: Embedder) -> None:
+    odd, plain = embedder.texts(["a d\udcffog", "a d?og"])
+    assert (odd == plain).all()
 
 
 def test_the_hash_tells_models_apart(bundle: Path, tmp_path: Path) -> None:

@@ -133,6 +133,14 @@ def test_wrong_arrays_and_settings_are_refused(tiny_bundle: Path, captioner: Cap
             Captioner(tiny_bundle, threads=threads)
     with pytest.raises(ConfigError, match="batch_size=0"):
         Captioner(tiny_bundle, batch_size=0)
+    for name, wrong in (("threads", "2"), ("threads", 2.0), ("batch_size", None), ("batch_size", 1.5)):
+        with pytest.raises(ConfigError, match=f"{name}={wrong!r}: must be at least 1"):
+            Captioner(tiny_bundle, **{name: wrong})
+    for wrong in ("2", 1.5):
+        with pytest.raises(ConfigError, match=f"num_return={wrong!r}: must be an integer"):
+            captioner.caption([picture(0)], num_return=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="num_return=0: must be at least 1"):
+        captioner.caption([picture(0)], num_return=0)
 
 
 def test_what_can_be_no_picture_is_refused(captioner: Captioner, tmp_path: Path) -> None:

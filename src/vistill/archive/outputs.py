@@ -75,6 +75,12 @@ def open_output(path: Path, ranked: bool, overwrite: bool = False) -> Output:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def _check_file(path: Path) -> None:
+    """Raise DataError for a pipe, a device or the like: it has no end to read up to or to append to."""
+    if path.exists() and not path.is_file() and not path.is_dir():  # to open a folder tells itself
+        raise DataError(f"cannot write {path}: it is no file, nor a link to one")
+
+
 def same_picture(path: str) -> str:
     """The key by which pictures are told apart: photos/a.jpg and ./photos/a.jpg are one."""
     return os.path.abspath(path)
@@ -104,16 +110,20 @@ class TextOutput(Generic[R]):
         self._header = header
         self._encode = encode
         self._created = not os.path.lexists(path)
+        _check_file(path)
         path.touch(exist_ok=True)
-        self._file = open(path, "r+b")  # noqa: SIM115 - held open and locked until close()
+        # Held open and locked until close(); unbuffered, so that nothing is left to fail there.
+        self._file = open(path, "r+b", buffering=0)  # noqa: SIM115
         try:
             lock_file(self._file, path)
             end = 0
             if not overwrite:
-                for found, record_end in scan(self._file, path, header):
+                reader = io.BufferedReader(self._file)
+                for found, record_end in scan(reader, path, header):
                     end = record_end
                     if found is not None:
                         self._done.add(same(found))
+                reader.detach()
                 self._file.truncate(end)
                 self._file.seek(end)
             self.empty = end == 0
@@ -126,12 +136,13 @@ class TextOutput(Generic[R]):
 
     def write(self, rows: Sequence[R]) -> None:
         """Append the rows and force them to disk. Raises DataError if the disk refuses."""
+        data = b"".join(self._encode(row) for row in rows)
         if self.empty:
             self._file.truncate(0)
-            self.empty = False
-            if self._header:
-                self._append(self._header)
-        self._append(b"".join(self._encode(row) for row in rows))
+            self._file.seek(0)
+            data = self._header + data
+        self._append(data)
+        self.empty = False
 
     def finish(self) -> None:
         """Close; a run without a row gives an empty file, but leaves an older one as it is."""
@@ -148,8 +159,9 @@ class TextOutput(Generic[R]):
 
     def _append(self, data: bytes) -> None:
         try:
-            self._file.write(data)
-            self._file.flush()
+            left = memoryview(data)
+            while left:
+                left = left[self._file.write(left) :]
             os.fsync(self._file.fileno())
         except OSError as error:
             raise DataError(f"cannot write {self.path}: {error.strerror}; run again to go on") from error
@@ -173,6 +185,7 @@ class JournalledOutput(Generic[R]):
         printable: Callable[[R], R],
         overwrite: bool,
     ) -> None:
+        _check_file(path)
         self.path = path
         self._column, self._write, self._printable = column, write, printable
         self._keep = path.exists() and not overwrite

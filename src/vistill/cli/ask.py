@@ -31,7 +31,7 @@ def ask(
     try:
         found = answering.answer([(photo, question) for question in questions], num_return)
     except ImageError as error:
-        typer.echo(f"error: {printable(photo)}: {error}", err=True)
+        typer.echo(f"error: {error}", err=True)  # it names the picture
         raise typer.Exit(1) from error
     for question, answers in zip(questions, found, strict=True):
         if as_json:

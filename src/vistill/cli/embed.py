@@ -54,7 +54,7 @@ def embed(
     """
     from vistill.archive.batch import embed_paths
     from vistill.archive.embeddings import Kind, Row, open_embeddings
-    from vistill.cli.pictures import Screen, check_names, count, pictures, reporting
+    from vistill.cli.pictures import Screen, check_list, check_names, count, pictures, reporting
     from vistill.errors import ConfigError
     from vistill.runtime.embedder import Embedder
     from vistill.runtime.image import Limits
@@ -64,8 +64,8 @@ def embed(
         check_names(names, from_file)
     elif names or from_file is not None:
         raise ConfigError("--texts embeds lines of text: name no pictures with it")
-    elif texts != "-" and not Path(texts).is_file():
-        raise ConfigError(f"--texts {texts}: there is no such file")
+    elif texts != "-":
+        check_list("--texts", Path(texts))
     limits = Limits(max_bytes, max_pixels)
     embedder = Embedder(model, threads=threads, batch_size=batch_size, limits=limits)
     kind = Kind("path" if texts is None else "text", embedder.hash, embedder.width)
@@ -87,7 +87,8 @@ def embed(
                     if rows:
                         output.write(rows)
                     _show(screen, batch, todo.skipped)
-            output.finish()
+            if screen.finished or todo.skipped:  # else there is nothing to keep
+                output.finish()
     finally:
         output.close()
     screen.finish("embedded", todo.skipped, names or [texts or ""], from_file)

@@ -1,6 +1,7 @@
 """`vistill evaluate`: score a checkpoint or a bundle on a built data set."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -117,6 +118,10 @@ def evaluate(
     odd = [name for name, value in foreign.items() if value is not None]
     if odd:
         raise ConfigError(f"{odd[0]} means nothing for task={task}")
+    folder = out or Path("runs") / "evaluate" / f"{display_name(model)}-{split}"
+    _check_place("--out", folder)
+    if coco:
+        _check_place("--coco", coco.parent)
     request = Request(model, data, split, limit, threads, pictures, search)
     if task == "answer":
         found = _answers(request)
@@ -125,7 +130,6 @@ def evaluate(
     else:
         timed = TIMED if time_pictures is None else time_pictures
         found = _captions(request, batch_size or BATCH_SIZE, timed)
-    folder = out or Path("runs") / "evaluate" / f"{display_name(model)}-{split}"
     _write(folder, found)
     if coco:
         coco.parent.mkdir(parents=True, exist_ok=True)
@@ -133,6 +137,17 @@ def evaluate(
     for line in [json.dumps(found.metrics, indent=2, ensure_ascii=False)] if as_json else found.table:
         typer.echo(line)
     typer.echo(f"{folder / 'report.html'}", err=True)
+
+
+def _check_place(option: str, folder: Path) -> None:
+    """Raise ConfigError, before the work is done, if no file can be written in `folder`, once it is made."""
+    from vistill.errors import ConfigError
+
+    there = next((place for place in (folder, *folder.absolute().parents) if place.exists()), folder)
+    if not there.is_dir():
+        raise ConfigError(f"{option}: {there} is a file; name a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"{option}: nothing may be written in {there}")
 
 
 def _captions(request: Request, batch_size: int, time_pictures: int) -> Outcome:

@@ -1,5 +1,6 @@
 """The `vistill` command: one file a sub-command, and nothing heavy imported before one is chosen."""
 
+import os
 import sys
 from typing import Annotated
 
@@ -97,7 +98,25 @@ def main() -> None:
         if extra is None:
             raise
         message = f"this needs the package {error.name}: pip install 'vistill[{extra}]'"
+    except OSError as error:  # what a disk or the system refuses, as a person can read it
+        if error.strerror is None:
+            raise
+        message = _refusal(error)
     else:
         return
     typer.echo(f"error: {message}", err=True)
     sys.exit(2)
+
+
+def _refusal(error: OSError) -> str:
+    """Say what the system refused; where it was stdout, leave nothing there to fail once more at exit."""
+    from vistill.runtime.image import printable
+
+    if error.filename is not None:
+        return f"{printable(os.fsdecode(error.filename))}: {error.strerror}"
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return f"cannot write to stdout: {error.strerror}"
+    return str(error.strerror)

@@ -125,14 +125,29 @@ def write(data: bytes) -> None:
 
 
 def check_names(names: Sequence[str], from_file: Path | None) -> None:
-    """Raise ConfigError if no picture is named at all, or by a list that is not there."""
+    """Raise ConfigError if no picture is named at all, or by a list that is not there or cannot be read."""
     from vistill.errors import ConfigError
 
     if not names and from_file is None:
         raise ConfigError("name pictures or folders, - for a list on stdin, or --from-file LIST")
-    if from_file is not None and not from_file.is_file():
-        raise ConfigError(f"--from-file {from_file}: there is no such file")
+    if from_file is not None:
+        check_list("--from-file", from_file)
     hush_pillow()
+
+
+def check_list(option: str, path: Path) -> None:
+    """Raise ConfigError unless a list can be read there: a file, or a pipe as of `<(find ...)`."""
+    from vistill.errors import ConfigError
+    from vistill.runtime.image import printable
+
+    problem = "there is no such file"
+    if os.path.isdir(path):
+        problem = "is a folder; name a file with a line for each"
+    elif os.path.exists(path):
+        if os.access(path, os.R_OK):
+            return
+        problem = "Permission denied"
+    raise ConfigError(f"{option} {printable(path)}: {problem}")
 
 
 def hush_pillow() -> None:
@@ -176,9 +191,9 @@ def _names(names: Sequence[str], from_file: Path | None) -> Iterator[str]:
 
 
 def count(names: Sequence[str], from_file: Path | None, recursive: bool) -> int | None:
-    """How many pictures there are, for the bar; None if they come from stdin, which cannot be read twice."""
+    """How many pictures there are, for the bar; None if they come from a pipe, which cannot be read twice."""
     from vistill.archive.walk import expand
 
-    if "-" in names:
+    if "-" in names or (from_file is not None and not from_file.is_file()):
         return None
     return sum(1 for n in _names(names, from_file) for _ in expand(n, recursive, lambda *_: None))

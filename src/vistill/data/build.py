@@ -24,7 +24,7 @@ from vistill.data.cleaning import Cleaning, require_rules
 from vistill.data.pictures import read_picture
 from vistill.data.report import Row, make_report, rows
 from vistill.data.sources import SOURCES
-from vistill.errors import ConfigError, DataError
+from vistill.errors import ConfigError, DataError, ImageError
 from vistill.files import sync_folder, write_json
 
 FORMAT = 1
@@ -317,7 +317,12 @@ def _write_splits(
 
 
 def _bytes(row: Row, root: Path) -> bytes:
-    data = read_picture(row.entry, root)
+    try:
+        data = read_picture(row.entry, root)
+    except ImageError as error:  # it could be read when it was scanned
+        raise DataError(
+            f"{root / row.entry['path']}: cannot be read any more ({error.detail}); build again with --force"
+        ) from error
     if hashlib.sha256(data).hexdigest() != row.found["sha256"]:
         raise DataError(
             f"{root / row.entry['path']}: changed while the data set was built; build again with --force"

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import errno
 import threading
 import zlib
 from functools import lru_cache
@@ -13,6 +14,9 @@ import pyarrow.parquet as pq
 
 from vistill.errors import DataError, ImageError
 
+_OF_THE_FILE = (errno.EACCES, errno.EPERM, errno.EIO, errno.ELOOP)
+"""Errors that tell of one file: no permission, a broken place of the disk, a loop of links."""
+
 _lock = threading.Lock()
 
 
@@ -20,8 +24,9 @@ def read_picture(row: dict[str, Any], root: Path) -> bytes:
     """Return the bytes of a row of the plan; an empty Parquet cell gives none.
 
     A compressed one that turns out broken or of another length than its archive says gives none either, which
-    the scan drops. Raises DataError when the file is gone or the picture has another length than planned, and
-    ImageError for base64 that is none.
+    the scan drops. Raises DataError when the file is gone, when the picture has another length than planned
+    or when the system can open no file at all. Raises ImageError, which costs this picture alone, for a file
+    that is refused or cannot be read and for base64 that is none.
     """
     path = root / row["path"]
     try:
@@ -35,6 +40,8 @@ def read_picture(row: dict[str, Any], root: Path) -> bytes:
             data = path.read_bytes()
     except OSError as error:
         reason = error.strerror or str(error)
+        if error.errno in _OF_THE_FILE:
+            raise ImageError("unreadable", reason) from error
         raise DataError(f"{path}: cannot be read any more ({reason}); build again with --force") from error
     if len(data) != row["bytes"]:
         raise DataError(f"{path}: changed while the data set was built; build again with --force")

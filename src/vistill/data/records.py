@@ -94,7 +94,7 @@ REASONS: dict[str, str] = {
     "unsafe_path": "a picture's name is absolute or leads out of its folder",
     "unreadable_folder": "a folder that cannot be listed; its pictures are lost",
     "linked_folder": "a link to a folder, which is not entered",
-    "broken_archive": "an archive that ends too early or is no archive",
+    "broken_archive": "an archive that ends too early, is no archive or cannot be opened",
     "bad_row": "an annotation row or line that cannot be read",
     "not_utf8": "text or a file name that is not UTF-8",
     "duplicate_key": "a second picture with a key that was already used; the first is kept",

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from vistill.data.cleaning import Cleaning
@@ -92,6 +93,9 @@ def _entry_rows(entry: Entry, root: Path, rules: TextRules, cleaning: Cleaning) 
         stat = entry.path.stat()
     except OSError as error:  # a link that leads nowhere, or a folder whose files may be listed only
         yield _dropped_row(Dropped(entry.key, "image_unreadable", f"cannot be looked up: {error.strerror}"))
+        return
+    if not S_ISREG(stat.st_mode):  # to open a pipe would wait for its writer
+        yield _dropped_row(Dropped(entry.key, "image_not_a_file", "is a pipe, socket or device"))
         return
     place: dict[str, Any] = {"bytes": stat.st_size}
     if entry.span is not None:

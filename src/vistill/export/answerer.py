@@ -1,6 +1,5 @@
 """An answerer's checkpoint -> a bundle of kind `answerer`, or an error with the figures and no bundle."""
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from vistill.export.common import (
     quantized,
     refuse_existing,
     refuse_for,
+    working_folder,
 )
 from vistill.export.onnx import export_vision, name_pairs, plain_attention, turned, write_graph
 from vistill.export.parity import likeliest
@@ -164,9 +164,7 @@ def export_answerer(
     provenance = read_config(checkpoint, *ANSWERERS).get("provenance", {})
     search = chosen_search(provenance, config)
     photos = check_photos(config, spec, tokenizer, model.config.decoder.context - search.max_new_tokens)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch_name:
-        scratch = Path(scratch_name)
+    with working_folder(out, replace_existing) as scratch:
         files = {role: scratch / file for role, file in FILES[ANSWERER].items()}
         report("graphs", 0, 2)
         export_vision(model, files["vision"])

@@ -1,7 +1,9 @@
 """What exports of every kind share: settings, pictures to calibrate and to check with, publishing."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 
 import vistill
 from vistill.data.dataset import open_split
+from vistill.data.store import locked
 from vistill.errors import BundleError, ConfigError
 from vistill.export.card import model_card
 from vistill.export.parity import Picture, figures
@@ -26,6 +29,7 @@ from vistill.runtime.image import Preprocess, preprocess
 
 PRECISIONS = ("fp32", "int8")
 Report = Callable[[str, int, int], object]  # stage, done, total
+REPLACED = "replaced"  # in the working folder: the older bundle, between the two renames
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,34 @@ def refuse_existing(out: Path, replace_existing: bool) -> None:
         raise BundleError(
             f"{out}: is no bundle (it has no {MANIFEST}), so it is not replaced; choose another"
         )
+
+
+@contextmanager
+def working_folder(out: Path, replace_existing: bool) -> Iterator[Path]:
+    """Give an empty hidden folder beside `out` for the time of an export; that of a killed one goes first.
+
+    An export that was stopped between taking an older bundle away and giving `out` its name has the older one
+    put back. Raises BundleError as `refuse_existing` and DataError if another export to `out` runs.
+    """
+    out = out.absolute()  # "." has no name to put a dot before
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = out.with_name(f".{out.name}.exporting")
+    with locked(out.with_name(f".{out.name}.exporting.lock"), f"another export to {out} is running"):
+        _remove(work, out)
+        refuse_existing(out, replace_existing)  # again, as one may have been put back or just finished
+        work.mkdir()
+        try:
+            yield work
+        finally:
+            _remove(work, out)
+
+
+def _remove(work: Path, out: Path) -> None:
+    """Remove a working folder; an older bundle in it goes back to `out` if nothing took its place."""
+    if (work / REPLACED).exists() and not out.exists():
+        (work / REPLACED).rename(out)
+    if work.exists():
+        shutil.rmtree(work)
 
 
 def chosen_search(provenance: Mapping[str, Any], config: ExportConfig) -> GenerationConfig:
@@ -195,6 +227,6 @@ def publish(manifest: Manifest, files: Mapping[str, Path], scratch: Path, out: P
     filled = write_bundle(folder, manifest, files, card=model_card(manifest))
     (folder / CARD).write_text(model_card(filled), "utf-8")  # once more, as the sizes are known now
     if out.exists():
-        out.rename(scratch / "old")
+        out.rename(scratch / REPLACED)
     folder.rename(out)
     return filled

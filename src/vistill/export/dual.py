@@ -1,6 +1,5 @@
 """A dual encoder -> an embedder bundle: vision.onnx, text.onnx, the tokenizer."""
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from vistill.export.common import (
     quantized,
     refuse_existing,
     refuse_for,
+    working_folder,
 )
 from vistill.export.onnx import export_image, export_text
 from vistill.export.parity import Picture
@@ -96,9 +96,7 @@ def export_dual(
     pictures = check_pictures(config, spec)
     begin, end = text_marks(tokenizer)
     others = {mark: tokenizer.token_to_id(f"<{mark}>") for mark in ("pad", "unk")}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch_name:
-        scratch = Path(scratch_name)
+    with working_folder(out, replace_existing) as scratch:
         files = {role: scratch / file for role, file in FILES[EMBEDDER].items()}
         tokens = _tokens(model, tokenizer, pictures)
         report("graphs", 0, 2)

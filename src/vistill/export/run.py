@@ -1,6 +1,5 @@
 """`vistill export`: a checkpoint folder -> a bundle folder, or an error with the figures and no bundle."""
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from vistill.export.common import (
     quantized,
     refuse_existing,
     refuse_for,
+    working_folder,
 )
 from vistill.export.dual import export_dual, is_dual
 from vistill.export.onnx import export_decoder, export_vision
@@ -60,7 +60,7 @@ def export_captioner(
     `checkpoint` may be a public captioner too, a folder or a hub name. Without `config.data` the check runs
     on random pictures and cannot measure CIDEr. Raises BundleError if the checkpoint is broken, if `out`
     exists (and `replace_existing` is not set), or, with the figures, if the bundle falls more than the
-    tolerances below the checkpoint.
+    tolerances below the checkpoint; DataError if another export to `out` runs.
     """
     refuse_existing(out, replace_existing)
     checkpoint = best_of(checkpoint)
@@ -71,9 +71,7 @@ def export_captioner(
     search = chosen_search(provenance, config)
     _check_length(search, model.config.decoder.context)
     pictures = check_pictures(config, spec)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch_name:
-        scratch = Path(scratch_name)
+    with working_folder(out, replace_existing) as scratch:
         files = {role: scratch / file for role, file in FILES[CAPTIONER].items()}
         report("graphs", 0, 2)
         export_vision(model, files["vision"])

@@ -1,7 +1,8 @@
 """What a user imports: `Answerer`. Pictures and questions in, answers out; no torch."""
 
+import os
 import threading
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -21,7 +22,10 @@ from vistill.runtime.pipelines import (
     Source,
     check_counts,
     check_fit,
+    check_picture,
     check_pixels,
+    check_text,
+    check_texts,
     returning,
     search_settings,
 )
@@ -61,7 +65,8 @@ class Answerer:
     bundle: a folder written by `vistill export`. threads: of each batch, by default all CPUs. batch_size:
     pictures that go through the model together. limits: see `vistill.runtime.image.Limits`. Other keywords
     are fields of GenerationConfig and override those of the bundle (`num_beams=3`, ...).
-    One object may be used from many threads. Raises BundleError and ConfigError; calls raise ImageError.
+    One object may be used from many threads. Raises BundleError and ConfigError; calls raise ImageError, and
+    TypeError for what can be no picture or no question.
     """
 
     def __init__(
@@ -105,13 +110,14 @@ class Answerer:
 
         Pictures are bytes, paths or PIL images. One that comes several times is read and seen once.
         """
+        given = list(_checked(pairs))
         with ThreadPoolExecutor(self.threads) as pool:
 
             def read(sources: list[Source]) -> NDArray[np.float32]:
                 return np.stack(list(pool.map(self._read, sources)))
 
             return answer_pairs(
-                list(pairs), self.batch_size, read, partial(self.answer_arrays, num_return=num_return)
+                given, self.batch_size, read, partial(self.answer_arrays, num_return=num_return)
             )
 
     def answer_arrays(
@@ -126,6 +132,7 @@ class Answerer:
         Question b is about picture owner[b].
         """
         check_pixels(pixels, self.preprocess)
+        check_texts(questions, "questions")
         if not questions:
             return []
         config = returning(self.generation, num_return)
@@ -171,6 +178,23 @@ class Answerer:
         if tokenizer.token_to_id("<ask>") != self.manifest.special_tokens["ask"]:
             raise BundleError(f"{bundle.folder}: <ask> of the tokenizer is not special_tokens.ask")
         return vision, reader, decoder, tokenizer
+
+
+def _checked(pairs: Iterable[Pair]) -> Iterator[Pair]:
+    """The pairs. Raises TypeError for what is none, before any picture is read."""
+    single = isinstance(pairs, (bytes, str, os.PathLike, Image.Image)) or hasattr(pairs, "read")
+    if single or not isinstance(pairs, Iterable):
+        raise TypeError(
+            "questions must come as a list or another iterable of (picture, question), or as a picture and "
+            f"its question: got {type(pairs).__name__}"
+        )
+    for pair in pairs:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise TypeError(f"each must be (picture, question), got {type(pair).__name__}")
+        source, question = pair
+        check_picture(source)
+        check_text(question, "a question")
+        yield source, question
 
 
 def answer_pairs(

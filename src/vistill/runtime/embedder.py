@@ -15,7 +15,15 @@ from tokenizers import Tokenizer
 from vistill.errors import BundleError, ConfigError, ImageError
 from vistill.runtime.bundle import EMBEDDER, Bundle, open_kind
 from vistill.runtime.image import DEFAULT_LIMITS, Limits, preprocess
-from vistill.runtime.pipelines import Source, check_counts, check_pixels
+from vistill.runtime.pipelines import (
+    Source,
+    check_counts,
+    check_picture,
+    check_pixels,
+    check_several,
+    check_text,
+    check_texts,
+)
 from vistill.runtime.sessions import EmbeddingSession, available_cpus
 from vistill.runtime.texts import encode_texts
 
@@ -40,7 +48,8 @@ class Embedder:
 
     bundle: a folder written by `vistill export`. threads: of each batch, by default all CPUs. batch_size:
     pictures or texts that go through the model together. limits: see `vistill.runtime.image.Limits`.
-    One object may be used from many threads. Raises BundleError and ConfigError; calls raise ImageError.
+    One object may be used from many threads. Raises BundleError and ConfigError; calls raise ImageError, and
+    TypeError for what can be no picture or no text.
     """
 
     def __init__(
@@ -70,6 +79,7 @@ class Embedder:
         The next batch is decoded in threads while the graph runs. on_error: called with the number and the
         error of each picture that cannot be read, whose row is then nan; without it the first one raises.
         """
+        check_several(sources)
         found = [np.empty((0, self.width), np.float32)]
         iterator = iter(sources)
         with ThreadPoolExecutor(self.threads) as pool:
@@ -105,7 +115,10 @@ class Embedder:
 
     def texts(self, texts: Iterable[str]) -> Floats:
         """Texts -> float32 [n, E], unit norm. What goes beyond the model's context is cut off."""
+        check_texts(texts, "texts")
         given = list(texts)
+        for one in given:
+            check_text(one, "a text")
         _, text, tokenizer = self._parts
         tokens = encode_texts(tokenizer, given, self.manifest.context)
         lengths = (tokens != 0).cumsum(axis=1).argmax(axis=1) + 1  # up to the last token that is no padding
@@ -129,6 +142,10 @@ class Embedder:
         on_error: as for `images`; a picture that cannot be read has no labels. Raises ConfigError without
         labels or for a template without `{}`.
         """
+        check_texts(labels, "labels")
+        labels = list(labels)
+        for label in labels:
+            check_text(label, "a label")
         if not labels:
             raise ConfigError("classify needs at least one label")
         if "{}" not in template:
@@ -143,6 +160,7 @@ class Embedder:
         return found
 
     def _read(self, source: Source) -> Floats | ImageError:
+        check_picture(source)
         try:
             return preprocess(source, self.preprocess, self.limits)
         except ImageError as error:

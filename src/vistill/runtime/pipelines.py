@@ -144,10 +144,16 @@ class Captioner:
 
 def check_counts(threads: int | None, batch_size: int) -> None:
     """Raise ConfigError unless threads are 1 to MOST_THREADS (None: all CPUs) and batch_size at least 1."""
-    if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise ConfigError(f"threads={threads}: must be at least 1 and at most {MOST_THREADS}")
-    if batch_size < 1:
-        raise ConfigError(f"batch_size={batch_size}: must be at least 1")
+    if threads is not None and not (_is_whole(threads) and 1 <= threads <= MOST_THREADS):
+        raise ConfigError(
+            f"threads={threads!r}: must be at least 1 and at most {MOST_THREADS}, an integer or None"
+        )
+    if not _is_whole(batch_size) or batch_size < 1:
+        raise ConfigError(f"batch_size={batch_size!r}: must be at least 1, an integer")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral)
 
 
 def check_picture(source: object) -> None:
@@ -169,6 +175,18 @@ def check_several(sources: object) -> None:
         )
 
 
+def check_text(text: object, what: str) -> None:
+    """Raise TypeError unless `what`, a question or another text, is a str."""
+    if not isinstance(text, str):
+        raise TypeError(f"{what} must be a str, got {type(text).__name__}")
+
+
+def check_texts(texts: object, what: str) -> None:
+    """Raise TypeError for one text where several are wanted: its letters are not meant."""
+    if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
+        raise TypeError(f"{what} must come as a list or another iterable of str, got {type(texts).__name__}")
+
+
 def check_pixels(pixels: NDArray[np.float32], spec: Preprocess) -> None:
     """Raise ValueError unless pixels are float32 [B, 3, H, W] of the size that `spec` gives."""
     shape = (3, *spec.size)
@@ -177,9 +195,14 @@ def check_pixels(pixels: NDArray[np.float32], spec: Preprocess) -> None:
 
 
 def returning(config: GenerationConfig, num_return: int | None) -> GenerationConfig:
-    """`config` with so many texts returned, and beams enough for them; None leaves it as it is."""
+    """`config` with so many texts returned, and beams enough for them; None leaves it as it is.
+
+    Raises ConfigError unless it is an integer of at least 1.
+    """
     if num_return is None:
         return config
+    if not _is_whole(num_return):
+        raise ConfigError(f"num_return={num_return!r}: must be an integer")
     return replace(config, num_return=num_return, num_beams=max(config.num_beams, num_return))
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from vistill.errors import ConfigError
-from vistill.runtime.texts import text_marks
+from vistill.runtime.texts import readable, text_marks
 
 ASK = "<ask>"
 _NO_PART_OF_A_QUESTION = re.compile("[<>,]")  # marks of the vocabulary, and what parts answers
@@ -29,8 +29,7 @@ def ask_mark(tokenizer: Tokenizer) -> int:
 def prompt_ids(tokenizer: Tokenizer, question: str, longest: int) -> list[int]:
     """`<bos> question <ask>` in at most `longest` ids; what is too long loses its last words."""
     begin, _ = text_marks(tokenizer)
-    readable = question.encode("utf-8", "replace").decode()  # a lone surrogate is no text
-    words = _NO_PART_OF_A_QUESTION.sub(" ", readable)
+    words = _NO_PART_OF_A_QUESTION.sub(" ", readable(question))
     ids = tokenizer.encode(words, add_special_tokens=False).ids
     return [begin, *ids[: longest - 2], ask_mark(tokenizer)]
 

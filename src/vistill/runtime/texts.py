@@ -25,6 +25,11 @@ def text_marks(tokenizer: Tokenizer) -> tuple[int, int]:
     raise ConfigError(f"the tokenizer has no marks of begin and end of a text; known are {known}")
 
 
+def readable(text: str) -> str:
+    """`text` with `?` for lone surrogates, as of a word of the command line that is not UTF-8."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def encode_texts(tokenizer: Tokenizer, texts: Sequence[str], context: int) -> NDArray[np.int64]:
     """Texts -> ids int64 [B, T], T <= context, filled with 0 on the right.
 
@@ -38,7 +43,7 @@ def encode_texts(tokenizer: Tokenizer, texts: Sequence[str], context: int) -> ND
         tokenizer = Tokenizer.from_str(tokenizer.to_str())  # the caller's own stays as it is
         tokenizer.no_truncation()
         tokenizer.no_padding()
-    encoded = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+    encoded = tokenizer.encode_batch_fast([readable(text) for text in texts], add_special_tokens=False)
     rows = [[begin, *row.ids[: context - 2], end] for row in encoded]
     out = np.zeros((len(rows), max(map(len, rows), default=2)), np.int64)
     for place, row in zip(out, rows, strict=True):

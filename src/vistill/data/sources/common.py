@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -103,6 +104,31 @@ def walk_folders(root: Path, hidden: bool = True) -> Iterator[tuple[Path, list[s
                 yield Dropped(key, "linked_folder", "a link to a folder, which is not entered")
         yield here, sorted(files)
     yield from _unlisted(root, errors)
+
+
+def files_below(root: Path, suffix: str) -> tuple[list[Path], list[Dropped]]:
+    """Return the files below `root` with this suffix, sorted, and what `walk_folders` reports."""
+    found: list[Path] = []
+    dropped: list[Dropped] = []
+    for item in walk_folders(root):
+        if isinstance(item, Dropped):
+            dropped.append(item)
+        else:
+            folder, names = item
+            found += [folder / name for name in names if name.endswith(suffix)]
+    return sorted(found), dropped
+
+
+def no_archive(path: Path) -> Dropped | None:
+    """Return why a path cannot be an archive: it is a pipe, which may take for ever to open, or not there."""
+    if os.path.isfile(path):  # not Path.is_file, which raises in a folder that may only be listed
+        return None
+    return Dropped(path.name, "broken_archive", "is no file, or lies in a folder that may not be entered")
+
+
+def told_dropped(dropped: Iterable[Dropped]) -> str:
+    """Return the first few folders that were not entered, for an error that nothing was found: "; ..."."""
+    return "".join(f"; {item.key}: {item.detail}" for item in itertools.islice(dropped, 3))
 
 
 def _unlisted(root: Path, errors: list[OSError]) -> Iterator[Dropped]:

@@ -11,10 +11,13 @@ Wang et al., "DiffusionDB: A Large-Scale Prompt Gallery Dataset for Text-to-Imag
 
 A part is read from its folder if there is one, else from its zip, whose pictures are read where they lie.
 The official zips compress them once more; they are inflated one at a time.
+Links to folders are not followed unless they have the name of a part: each is reported as dropped, as is a
+folder that cannot be listed and a second part of a number.
 
 One prompt often made several pictures: the split is drawn by sha256(seed, prompt), so they share a split.
 """
 
+import os
 import re
 import zipfile
 import zlib
@@ -30,10 +33,13 @@ from vistill.data.records import Annotation, Dropped, Entry, Item
 from vistill.data.sources.common import (
     PICTURE_SUFFIXES,
     drawn_split,
+    no_archive,
     parse_json,
     picture_path,
     read_json,
     require_fractions,
+    told_dropped,
+    walk_folders,
 )
 from vistill.errors import DataError
 
@@ -56,9 +62,12 @@ def read(root: Path, dev_fraction: float = 0.0, test_fraction: float = 0.0, seed
     and DataError when there is no part or a table is not DiffusionDB's.
     """
     require_fractions(dev_fraction, test_fraction)
-    parts = _parts(root)
+    parts, dropped = _parts(root)
     if not parts:
-        raise DataError(f"{root}: holds no part-000001.zip and no folder of such a name")
+        raise DataError(
+            f"{root}: holds no part-000001.zip and no folder of such a name{told_dropped(dropped)}"
+        )
+    yield from dropped
     tables = [root / name for name in TABLES if (root / name).is_file()]
     for table in tables:
         yield Annotation(table)
@@ -69,22 +78,45 @@ def read(root: Path, dev_fraction: float = 0.0, test_fraction: float = 0.0, seed
             yield _with_split(item, dev_fraction, test_fraction, seed) if isinstance(item, Entry) else item
 
 
-def _parts(root: Path) -> dict[int, Path]:
-    """{number: folder or zip} of every part, the folder where there are both."""
+def _parts(root: Path) -> tuple[dict[int, Path], list[Dropped]]:
+    """{number: folder or zip} of every part, the folder where there are both, and what is not read.
+
+    A link to a folder is taken if it has the name of a part.
+    """
+    folders: list[Path] = []
+    zips: list[Path] = []
+    dropped: list[Dropped] = []
+    for item in walk_folders(root):
+        if not isinstance(item, Dropped):
+            folder, names = item
+            folders.append(folder)
+            zips += [folder / name for name in names if name.endswith(".zip")]
+        elif item.reason == "linked_folder" and _PART.fullmatch(Path(item.key).name):
+            folders.append(root / item.key)
+        else:
+            dropped.append(item)
+    unpacked, again = _numbered(root, folders)
+    zipped, more = _numbered(root, zips)
+    return dict(sorted((zipped | unpacked).items())), dropped + again + more
+
+
+def _numbered(root: Path, paths: list[Path]) -> tuple[dict[int, Path], list[Dropped]]:
+    """{number: path} of those with the name of a part, and those that repeat a number."""
     found: dict[int, Path] = {}
-    for path in sorted(root.rglob("part-*")):
-        match = _PART.fullmatch(path.stem if path.suffix == ".zip" else path.name)
-        if match is not None and path.is_dir():
-            found[int(match[1])] = path
-        elif match is not None and path.suffix == ".zip":
-            found.setdefault(int(match[1]), path)
-    return dict(sorted(found.items()))
+    again: list[Dropped] = []
+    for path in sorted(paths):
+        match = _PART.fullmatch(path.name.removesuffix(".zip"))
+        if match and found.setdefault(int(match[1]), path) != path:
+            first = found[int(match[1])].relative_to(root).as_posix()
+            detail = f"another {path.name} than {first}, which is read; none of its pictures is used"
+            again.append(Dropped(path.relative_to(root).as_posix(), "duplicate_key", detail))
+    return found, again
 
 
 def _read_folder(folder: Path, number: int, tables: list[Path]) -> Iterator[Item]:
     annotations = folder / f"{folder.name}.json"
     prompts: Any = None
-    if annotations.is_file():
+    if os.path.isfile(annotations):
         yield Annotation(annotations)
         prompts = read_json(annotations)
     else:
@@ -101,6 +133,9 @@ def _read_folder(folder: Path, number: int, tables: list[Path]) -> Iterator[Item
 
 
 def _read_zip(path: Path, number: int, tables: list[Path]) -> Iterator[Item]:
+    if problem := no_archive(path):
+        yield problem
+        return
     try:
         with zipfile.ZipFile(path) as archive:
             yield from _read_members(path, archive, number, tables)

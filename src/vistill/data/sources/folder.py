@@ -28,6 +28,7 @@ from vistill.data.sources.common import (
     picture_path,
     read_lines,
     require_fractions,
+    told_dropped,
     walk_folders,
 )
 from vistill.errors import DataError
@@ -57,8 +58,7 @@ def read(root: Path, dev_fraction: float = 0.0, test_fraction: float = 0.0, seed
     pictures, texts, unentered = _walk(root)
     if not pictures:
         known = ", ".join(sorted(PICTURE_SUFFIXES))
-        told = "".join(f"; {item.key}: {item.detail}" for item in unentered[:3])
-        raise DataError(f"{root}: holds no picture ({known}){told}")
+        raise DataError(f"{root}: holds no picture ({known}){told_dropped(unentered)}")
     yield from unentered
     described = False
     for path in _metadata_files(root):

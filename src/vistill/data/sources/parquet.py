@@ -6,6 +6,8 @@
 Without a split column the split is told by the first folder (train/...) or by the file's name
 (train-00000-of-00004.parquet), else it is train. One or two row groups at a time are held in
 memory. The files are not hashed for the report: that would read each twice.
+
+Links to folders are not followed: each is reported as dropped, as is a folder that cannot be listed.
 """
 
 import re
@@ -17,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vistill.data.records import Dropped, Entry, Item, normalise_split, split_order
-from vistill.data.sources.common import folder_split
+from vistill.data.sources.common import files_below, folder_split, no_archive, told_dropped
 from vistill.errors import ConfigError, DataError
 
 # Our column -> the names it is known by, tried in this order.
@@ -40,15 +42,22 @@ def read(root: Path, columns: Sequence[str] = ()) -> Iterator[Item]:
     unknown column and DataError when there is no Parquet file, or none of the columns it needs in one.
     """
     named = _named(columns)
-    files = [(_file_split(path, root), path) for path in sorted(root.rglob("*.parquet"))]
-    if not files:
-        raise DataError(f"{root}: holds no .parquet file")
+    paths, dropped = files_below(root, ".parquet")
+    if not paths:
+        raise DataError(f"{root}: holds no .parquet file{told_dropped(dropped)}")
+    yield from dropped
+    files = [(_file_split(path, root), path) for path in paths]
     for split, path in sorted(files, key=lambda file: split_order(file[0])):
+        if problem := no_archive(path):
+            yield problem
+            continue
         try:
             with pq.ParquetFile(path) as file:
                 yield from _read_file(file, path, split or "train", named)
         except pa.ArrowInvalid as error:
             raise DataError(f"{path}: is not a Parquet file: {error}") from error
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error}") from error
 
 
 def _named(columns: Sequence[str]) -> dict[str, str]:

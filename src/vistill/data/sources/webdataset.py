@@ -5,6 +5,8 @@
 The pictures are read out of the tars where they lie; nothing is unpacked. A tar in a folder named after a
 split belongs to it; pictures of other tars are drawn by sha256(seed, key), so the split of a picture does not
 depend on the others. Tars are not hashed for the report: that would read each twice.
+
+Links to folders are not followed: each is reported as dropped, as is a folder that cannot be listed.
 """
 
 import tarfile
@@ -16,9 +18,12 @@ from vistill.data.records import Dropped, Entry, Item, split_order
 from vistill.data.sources.common import (
     PICTURE_SUFFIXES,
     drawn_split,
+    files_below,
     folder_split,
+    no_archive,
     parse_json,
     require_fractions,
+    told_dropped,
 )
 from vistill.errors import DataError
 
@@ -30,9 +35,12 @@ def read(root: Path, dev_fraction: float = 0.0, test_fraction: float = 0.0, seed
     ConfigError for fractions outside 0..1 and DataError when there is no tar.
     """
     require_fractions(dev_fraction, test_fraction)
-    tars = [(_split(path, root), path) for path in sorted(root.rglob("*.tar"))]
-    if not tars:
-        raise DataError(f"{root}: holds no .tar file (compressed ones must be unpacked to .tar first)")
+    paths, dropped = files_below(root, ".tar")
+    if not paths:
+        told = f"(compressed ones must be unpacked to .tar first){told_dropped(dropped)}"
+        raise DataError(f"{root}: holds no .tar file {told}")
+    yield from dropped
+    tars = [(_split(path, root), path) for path in paths]
     for split, path in sorted(tars, key=lambda tar: split_order(tar[0])):
         for key, members in samples(path):
             if isinstance(members, Dropped):
@@ -51,6 +59,9 @@ def samples(path: Path) -> Iterator[tuple[str, dict[str, tarfile.TarInfo] | Drop
     """Yield (key, {suffix: member}) of neighbouring members of one key; a broken tar ends with a Dropped."""
     key = ""
     members: dict[str, tarfile.TarInfo] = {}
+    if problem := no_archive(path):
+        yield path.name, problem
+        return
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
