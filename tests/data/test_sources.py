@@ -24,6 +24,7 @@ from vistill.data.sources import (
     parquet,
     webdataset,
 )
+from vistill.data.sources.common import csv_rows
 from vistill.errors import ConfigError, DataError
 
 
@@ -697,3 +698,41 @@ def test_real_rsicd_annotations(data_root: Path) -> None:
     assert _dropped(items) == []
     repeated = sum(len(entry.captions) - len(set(entry.captions)) for entry in entries.values())
     assert repeated > 4000
+
+
+def test_coco_odd_licences_cost_their_pictures_nothing(tmp_path: Path, photo) -> None:
+    _write(tmp_path / "a.jpg", photo(1))
+    _write(tmp_path / "b.jpg", photo(2))
+    data = {
+        "licenses": [{"id": [1], "name": "odd"}, {"id": 2, "name": "CC BY"}, "none"],
+        "images": [
+            {"id": 1, "file_name": "a.jpg", "license": {"a": 1}},
+            {"id": 2, "file_name": "b.jpg", "license": 2},
+        ],
+        "annotations": [{"image_id": 1, "caption": "a dog"}, {"image_id": 2, "caption": "a cat"}],
+    }
+    _write(tmp_path / "c.json", json.dumps(data))
+    items = list(SOURCES["coco"](tmp_path, parts=["train:c.json:."]))
+    assert [(e.key, e.licence) for e in items if isinstance(e, Entry)] == [("1", ""), ("2", "CC BY")]
+
+
+def test_karpathy_a_bad_sentence_costs_itself_alone(tmp_path: Path, photo) -> None:
+    _write(tmp_path / "a.jpg", photo(1))
+    sentences = [{"raw": "a cat"}, {"tokens": ["a", "kitty"]}, None, {"raw": 7}, {"tokens": "odd"}]
+    image = {"filename": "a.jpg", "split": "train", "sentences": sentences}
+    _write(tmp_path / "dataset.json", json.dumps({"images": [image]}))
+    items = list(karpathy.read(tmp_path))
+    assert [e.captions for e in items if isinstance(e, Entry)] == [("a cat", "a kitty")]
+    dropped = [item.key for item in items if isinstance(item, Dropped)]
+    assert dropped == [f"dataset.json:images[0].sentences[{n}]" for n in (2, 3, 4)]
+
+
+def test_csv_an_open_quote_does_not_eat_what_follows(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text('file,text\na.jpg,"a\ntwo-line caption"\nb.jpg,"a cat\nc.jpg,a red temple\nd.jpg,a cup\n')
+    with pytest.raises(DataError, match=r"m\.csv:4: a quote is opened here and never closed"):
+        list(csv_rows(path))
+    path.write_text('file,text\na.jpg,"a\ntwo-line caption"\nb.jpg,a 5" disk\n"c.jpg","a ""quoted"" word"\n')
+    assert [row["text"] for row in csv_rows(path)] == [
+        "a\ntwo-line caption", 'a 5" disk', 'a "quoted" word'
+    ]  # fmt: skip

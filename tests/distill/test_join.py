@@ -201,7 +201,7 @@ def test_a_cache_that_does_not_fit_is_refused(world: World, changes: dict[str, o
 
 
 def test_cut_gold_captions_are_refused_before_training(world: World, tmp_path: Path) -> None:
-    assert TeacherCache.open(world.cache).shortest_cut() is None
+    assert TeacherCache.open(world.cache).shortest_cut(["train"]) is None
     _open(world, longest=30)  # no caption is as long, so what was asked for does not matter
     short = dataclasses.replace(CONFIG, ask=dataclasses.replace(ASK, longest=6))
     run(tmp_path / "short", load_teacher(str(world.teacher)), world.data, short)

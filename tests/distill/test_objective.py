@@ -260,3 +260,15 @@ def test_the_class_token_of_a_teacher_with_a_finer_grid_is_no_patch() -> None:
     own, theirs = on_one_grid(student, teacher)
     assert torch.equal(own, student)
     assert torch.equal(theirs, pool_to(teacher[:, 1:], 4))
+
+
+def test_a_batch_without_any_kept_text_is_a_step_too() -> None:
+    model = tiny_captioner(vocab=TOKENIZER.get_vocab_size()).eval()
+    batch = _with_items(_batch())
+    batch = replace(batch, tokens=torch.full_like(batch.tokens, PAD))
+    silent = [replace(answer, gold=(), generated=()) for answer in _taught()]
+    config = ObjectiveConfig(cross_entropy=0.0, top_k_kl=1.0)
+    objective = CaptionObjective(config, TOKENIZER, REFERENCES, _teaching(silent))
+    total = objective.total(objective(model, batch))
+    assert total.item() == 0
+    total.backward()

@@ -25,6 +25,7 @@ from tests.distill.tiny_teachers import (
     save_vit_gpt2,
     word_tokenizer,
 )
+from tests.models.tiny_pretrained import save_public
 from tests.runtime.conftest import WORDS, tiny_logits, tiny_manifest, write_tiny_graphs
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
@@ -39,6 +40,7 @@ from vistill.errors import ConfigError
 from vistill.models.adopt import load_language, shift_tokenizer
 from vistill.models.captioner import TorchStepper
 from vistill.models.checkpoint import load_captioner
+from vistill.models.loading import load_model, save_model
 from vistill.models.tokens import BOS, EOS, NEVER_GENERATED, SPECIAL
 from vistill.runtime.bundle import write_bundle
 from vistill.runtime.decode import GenerationConfig, generate
@@ -730,3 +732,17 @@ def test_seeds_depend_on_pixels_and_shape() -> None:
     assert len(seeds([*pictures(3), wide, high])) == 5
     assert picture_seed(1, wide) == picture_seed(1, wide.copy()) != picture_seed(2, wide)
     assert all(0 <= seed < 2**63 for seed in seeds(pictures(3)))
+
+
+def test_log_probabilities_need_a_text() -> None:
+    with pytest.raises(ConfigError, match=r"ask\.top_k=4: of no text"):
+        Ask(captions=0, gold=False, top_k=4)
+
+
+def test_a_fine_tuned_swin_is_a_teacher(tmp_path: Path) -> None:
+    model, tokenizer, _ = load_model(save_public(tmp_path / "public", "swin+bert"))
+    save_model(tmp_path / "tuned", model, tokenizer, {})
+    ask = Ask(captions=1, generation=GenerationConfig(max_new_tokens=4), hidden="pooled")
+    (answer,) = load_teacher(str(tmp_path / "tuned")).answer(pictures(1), [[]], ask)
+    assert answer.hidden is not None
+    assert np.isfinite(answer.hidden).all()

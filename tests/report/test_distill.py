@@ -179,6 +179,11 @@ def test_notes_say_what_makes_a_comparison_unfair(tmp_path: Path, report: Report
     ):
         assert wanted in notes
     assert "Fewer" not in notes
+    unknown = [
+        write_evaluation(tmp_path / f"u{i}", 0.4, i, changes={"model.trained": [{}]}) for i in range(3)
+    ]
+    told = compare_systems([read_system(f"u={','.join(map(str, unknown))}")], samples=20).notes
+    assert "same training seed" not in " ".join(told), "seeds that nobody knows are not equal"
 
 
 def test_where_each_student_comes_from(report: Report) -> None:

@@ -46,6 +46,14 @@ def export(
     length_penalty: Annotated[
         float | None, typer.Option(help="Its length penalty; else the checkpoint's.")
     ] = None,
+    consensus: Annotated[
+        str,
+        typer.Option(
+            metavar="SPLIT",
+            help="Fit a head on the captions of this split of the data: it chooses among the captions that a "
+            "search finds.",
+        ),
+    ] = "",
     name: Annotated[str, typer.Option(help="Name of the model; else that of the run.")] = "",
     licence: Annotated[str, typer.Option(help="Licence of the weights, as Apache-2.0.")] = "unknown",
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there already.")] = False,
@@ -76,15 +84,19 @@ def export(
         threads=threads,
         num_beams=num_beams,
         length_penalty=length_penalty,
+        consensus=consensus,
     )
     if threads:
         import torch
 
         torch.set_num_threads(threads)
     with bars() as progress:
-        tasks = {stage: progress.add_task(stage, total=None) for stage in ("graphs", "int8", "check")}
+        stages = ("graphs", "int8", "check", "consensus")
+        tasks = {stage: progress.add_task(stage, total=None) for stage in stages}
         if quantize == "fp32":
             progress.update(tasks["int8"], visible=False)
+        if not consensus:
+            progress.update(tasks["consensus"], visible=False)
         manifest = export_checkpoint(
             checkpoint,
             out,

@@ -295,7 +295,8 @@ def info(cache: Folder, as_json: Json = False) -> None:
     lines = {
         "teacher": f"{teacher['name']} ({teacher['kind']}), weights {teacher['weights'][:12]}",
         "pictures": ", ".join(f"{name} {facts['pictures']:,}" for name, facts in found["data"].items()),
-        "views": f"{found['views']}, seed {found['seed']}",
+        "views": f"{found['views']}, seed {found['seed']}"
+        + "".join(f", {name} {value}" for name, value in found["augment"].items() if found["views"] > 1),
         "captions": f"{ask['captions']}, {_search(found)}" if ask["captions"] else "none",
         "top-k": f"{ask['top_k']} of {teacher['vocab_size']:,}" if ask["top_k"] else "none",
         "hidden": f"{ask['hidden']}, {found['values']['hidden']}" if ask["hidden"] != "none" else "none",

@@ -41,6 +41,8 @@ class Ask:
                 raise ConfigError(f"ask.{name}={getattr(self, name)}: must be 0 or more")
         if self.longest < 2:
             raise ConfigError(f"ask.longest={self.longest}: must be at least 2")
+        if self.top_k and not (self.gold or self.captions):
+            raise ConfigError(f"ask.top_k={self.top_k}: of no text, neither gold nor captions are asked")
         if not (self.captions or self.top_k or self.embedding or self.hidden != "none"):
             raise ConfigError("ask: nothing is asked of the teacher")
 

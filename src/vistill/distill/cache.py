@@ -215,9 +215,9 @@ class TeacherCache:
                 "`vistill teach run` again"
             )
 
-    def shortest_cut(self) -> int | None:
-        """Tokens of the shortest gold caption that the teacher read cut; None if none was."""
-        cuts = [self._shard(part).shortest_cut() for part in self._ranges.values()]
+    def shortest_cut(self, splits: Sequence[str]) -> int | None:
+        """Tokens of the shortest gold caption of these splits that the teacher read cut; None if none was."""
+        cuts = [self._shard(part).shortest_cut() for part in self._ranges.values() if part.split in splits]
         return min((cut for cut in cuts if cut is not None), default=None)
 
     def _find(self, split: str, row: int, view: int) -> tuple[Shard, int]:

@@ -176,7 +176,7 @@ def open_cache(
     )
     reasons = []
     reasons += [f"it holds no split {split!r}" for split in splits if split not in cache.splits]
-    cut = cache.shortest_cut() if "top_k" in wants else None
+    cut = cache.shortest_cut(splits) if "top_k" in wants else None
     if cut is not None and cut < longest:
         reasons.append(
             f"gold captions were cut to {cut} tokens and the student reads up to {longest}: ask again with a "

@@ -225,7 +225,8 @@ class CaptionObjective:
                 top_k_kl(logits, kept.ids, kept.logp, tokens[..., 1:], config.kl_temperature)
                 for logits, kept, tokens in pairs
             ]
-            out["top_k_kl"] = torch.stack(kl).mean()
+            # no picture of the batch may have a text that was kept
+            out["top_k_kl"] = torch.stack(kl).mean() if kl else 0.0 * cross[0][0].sum()
         return out
 
     def of_states(self, memory: Tensor, taught: Taught) -> dict[str, Tensor]:

@@ -260,8 +260,9 @@ def read_texts(stepper: Stepper, ids: Sequence[Ids]) -> Tensor:
 
 def _member(folder: Path, device: str, compiled: bool) -> Member:
     model, tokenizer, preprocess = load_model(folder)
+    model.requires_grad_(False)  # some towers (Swin) cannot be compiled while they could learn
     tower = compile_trunk(model.tower, preprocess.size, len(model.tower.stages)) if compiled else None
-    model.to(device).requires_grad_(False)
+    model.to(device)
     return Member(folder.resolve().name, model, preprocess, tokenizer, tower)
 
 

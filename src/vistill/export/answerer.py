@@ -19,6 +19,7 @@ from vistill.export.common import (
     name_of,
     publish,
     quantized,
+    refuse_consensus,
     refuse_existing,
     refuse_for,
     working_folder,
@@ -157,6 +158,7 @@ def export_answerer(
     `export_captioner` does.
     """
     refuse_existing(out, replace_existing)
+    refuse_consensus(config, "an answerer")
     checkpoint = best_of(checkpoint)
     model, tokenizer, spec = load_answerer(checkpoint)
     if isinstance(model, PrefixCaptioner):

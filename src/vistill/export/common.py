@@ -62,12 +62,16 @@ class ExportConfig:
     """Beams that a captioner's bundle searches with; None: as the checkpoint was trained to."""
     length_penalty: float | None = None
     """Its length penalty; None: as the checkpoint was trained to."""
+    consensus: str = ""
+    """Split of the data whose captions a captioner's consensus head is fitted on; empty: no head."""
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ConfigError(f"quantize={self.precision!r}: use one of {', '.join(PRECISIONS)}")
         if self.precision == "int8" and self.data is None:
             raise ConfigError("quantize=int8 needs data, a built data set, for calibration and for the check")
+        if self.consensus and self.data is None:
+            raise ConfigError(f"consensus={self.consensus} needs data, a built data set with that split")
         if self.calibration_pictures < 1:
             raise ConfigError(f"calibration_pictures={self.calibration_pictures}: must be at least 1")
         if self.check_pictures < 0:
@@ -84,6 +88,12 @@ def refuse_existing(out: Path, replace_existing: bool) -> None:
         raise BundleError(
             f"{out}: is no bundle (it has no {MANIFEST}), so it is not replaced; choose another"
         )
+
+
+def refuse_consensus(config: ExportConfig, kind: str) -> None:
+    """Raise ConfigError if a consensus head is asked for of what writes no captions."""
+    if config.consensus:
+        raise ConfigError(f"consensus={config.consensus}: {kind} has no captions to choose from")
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from vistill.export.common import (
     name_of,
     publish,
     quantized,
+    refuse_consensus,
     refuse_existing,
     refuse_for,
     working_folder,
@@ -89,6 +90,7 @@ def export_dual(
     figures, if the bundle is further from the checkpoint than the tolerances.
     """
     refuse_existing(out, replace_existing)
+    refuse_consensus(config, "a dual encoder")
     checkpoint = best_of(checkpoint)
     model, tokenizer, spec = load_dual_model(checkpoint)
     require_learned(checkpoint, "image", "text")

@@ -1,5 +1,6 @@
 """`vistill export`: a checkpoint folder -> a bundle folder, or an error with the figures and no bundle."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from vistill.export.common import (
     refuse_for,
     working_folder,
 )
+from vistill.export.consensus import fit_consensus, fitted_on
 from vistill.export.dual import export_dual, is_dual
 from vistill.export.onnx import export_decoder, export_vision
 from vistill.export.parity import Parity, compare, logit_error, onnx_start, torch_start
@@ -28,7 +30,7 @@ from vistill.models.loading import ANSWERERS, load_model, origin
 from vistill.models.lora import merge_lora
 from vistill.models.prefix import PrefixCaptioner
 from vistill.models.tokens import BOS, EOS, PAD, UNK
-from vistill.runtime.bundle import CAPTIONER, FILES, Manifest
+from vistill.runtime.bundle import CAPTIONER, FILES, OPTIONAL, Manifest, write_bundle
 from vistill.runtime.decode import GenerationConfig
 
 MAX_LOGIT_ERROR = 1e-3  # of the fp32 graphs, in standard deviations of the logits
@@ -106,6 +108,21 @@ def export_captioner(
             licence=licence,
             **described(checkpoint, model, provenance, parity, config),
         )
+        if config.consensus:
+            assert config.data is not None
+            plain = scratch / "plain"
+            write_bundle(plain, manifest, files, card="")
+            head = fit_consensus(
+                plain,
+                config.data,
+                config.consensus,
+                config.threads,
+                lambda done, total: report("consensus", done, total),
+            )
+            files["consensus"] = scratch / OPTIONAL[CAPTIONER]["consensus"]
+            files["consensus"].write_bytes(head.to_bytes())
+            about = {**manifest.provenance, "consensus": fitted_on(config.data, config.consensus)}
+            manifest = replace(manifest, provenance=about)
         return publish(manifest, files, scratch, out)
 
 

@@ -64,6 +64,8 @@ def score(
     lacking = missing(metric)
     if lacking:
         raise ConfigError(lacking)
+    if not candidates:
+        raise ConfigError(f"{metric}: there is no caption to score")
     theirs = {key: list(references[key]) for key in candidates}
     ours = {key: [candidates[key]] for key in candidates}
     try:
@@ -106,7 +108,9 @@ def _spice(
             capture_output=True, text=True, errors="replace", check=False,
         )  # fmt: skip
         if done.returncode or not told.is_file():
-            raise ConfigError(f"SPICE: the Java program failed: {_why(done.stderr, home)}")
+            killed = f"it was killed by signal {-done.returncode}; it needs 8 GB of free memory"
+            why = killed if done.returncode < 0 else _why(done.stderr, home)
+            raise ConfigError(f"SPICE: the Java program failed: {why}")
         found = {
             picture["image_id"]: picture["scores"]["All"]["f"] for picture in json.loads(told.read_text())
         }

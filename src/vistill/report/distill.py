@@ -221,7 +221,8 @@ def notes(systems: Sequence[System]) -> list[str]:
     for system in systems:
         told = [_get(seed.metrics, ("model", "trained")) or [] for seed in system.seeds]
         trained = [tuple(member.get("seed") for member in members) for members in told]
-        if all(trained) and len(set(trained)) < len(trained):
+        known = all(trained) and all(seed is not None for members in trained for seed in members)
+        if known and len(set(trained)) < len(trained):
             numbers = "; ".join(", ".join(map(str, members)) for members in trained)
             found.append(f"{system.name!r}: evaluations of the same training seed ({numbers}).")
     for what, where in (("Search", "generation"), ("Environment", "environment")):

@@ -5,6 +5,7 @@
     prompt.onnx      answerer: a question -> the key/value cache after it
     decoder.onnx     captioner, answerer: one decoding step with a key/value cache
     text.onnx        embedder: tokens -> embedding
+    consensus.npz    captioner, optional: which caption people would agree with (consensus.py)
     tokenizer.json   of the package `tokenizers`
     README.md        the model card
 
@@ -43,6 +44,7 @@ FILES = {  # kind -> role -> name
     },
     EMBEDDER: {"vision": "vision.onnx", "text": "text.onnx", "tokenizer": "tokenizer.json"},
 }
+OPTIONAL = {CAPTIONER: {"consensus": "consensus.npz"}, ANSWERER: {}, EMBEDDER: {}}  # the same, may lack
 ONLY = {  # keys that not every kind has
     CAPTIONER: ("generation",),
     ANSWERER: ("generation",),
@@ -50,7 +52,9 @@ ONLY = {  # keys that not every kind has
 }
 PACKAGED = Path(__file__).parent.parent / "bundles"
 MAX_MANIFEST_BYTES = 2**20
-MAX_BYTES = {"vision": 2**31, "prompt": 2**31, "decoder": 2**31, "text": 2**31, "tokenizer": 2**26}
+MAX_BYTES = {
+    "vision": 2**31, "prompt": 2**31, "decoder": 2**31, "text": 2**31, "tokenizer": 2**26, "consensus": 2**28
+}  # fmt: skip
 MAX_SIDE = 4096  # of the picture that the model reads
 MAX_TOKENS = 4096  # of one text
 MAX_WIDTH = 2**16  # of an embedding
@@ -129,7 +133,7 @@ class Manifest:
             _int(tokens, name, f"{where}: special_tokens", 2**31)
         entries = _dict(raw, "files", where)
         roles = FILES[kind]
-        if set(entries) != set(roles):
+        if not set(roles) <= set(entries) <= {*roles, *OPTIONAL[kind]}:
             raise BundleError(
                 f"{where}: files must be {', '.join(roles)}; found {', '.join(entries) or 'none'}"
             )
@@ -143,7 +147,7 @@ class Manifest:
             name=_str(raw, "name", where),
             preprocess=_preprocess(_dict(raw, "preprocess", where), where),
             special_tokens=tokens,
-            files={role: _file_entry(entries, role, where) for role in roles},
+            files={role: _file_entry(entries, role, where) for role in entries},
             context=_context(raw, kind, where),
             precision=_str(raw, "precision", where),
             provenance=_dict(raw, "provenance", where),
@@ -257,7 +261,8 @@ def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, Path], ca
         raise BundleError(f"{folder}: exists already; remove it or choose another name")
     with replacing(folder) as temporary:
         entries = {}
-        for role, name in FILES[manifest.kind].items():
+        optional = {role: name for role, name in OPTIONAL[manifest.kind].items() if role in files}
+        for role, name in (FILES[manifest.kind] | optional).items():
             shutil.copyfile(files[role], temporary / name)
             entries[role] = file_entry(temporary / name)
         filled = replace(manifest, files=entries)

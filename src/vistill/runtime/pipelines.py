@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import islice
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 
 from vistill.errors import BundleError, ConfigError
 from vistill.runtime.bundle import ANSWERER, CAPTIONER, Bundle, Manifest, open_kind
+from vistill.runtime.consensus import WEIGHT, ConsensusHead, picture_features
 from vistill.runtime.decode import GenerationConfig, generate
 from vistill.runtime.image import DEFAULT_LIMITS, Limits, Preprocess, preprocess
 from vistill.runtime.sessions import DecoderSession, VisionSession, available_cpus
@@ -34,9 +35,10 @@ _KINDS: dict[Any, tuple[Any, str]] = {
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption and its score: sum(log p) / length ** length_penalty, so at most 0, higher is surer.
+    """A caption and its score, higher is better: sum(log p) / length ** length_penalty, so at most 0.
 
-    With do_sample the score is sum(log p), undivided.
+    With do_sample it is sum(log p), undivided. Of a bundle with a consensus head that had several to choose
+    from, WEIGHT times the consensus is added (`vistill.runtime.consensus`).
     """
 
     text: str
@@ -52,6 +54,7 @@ class Captioner:
 
     bundle: a folder written by `vistill export`. threads: of each picture batch, by default all CPUs.
     batch_size: pictures that go through the model together. limits: see `vistill.runtime.image.Limits`.
+    rerank: let the bundle's consensus head, if it has one, choose among the captions that the search found.
     Other keywords are fields of GenerationConfig and override those of the bundle (`num_beams=1`, ...).
     One object may be used from many threads. Raises BundleError and ConfigError; calls raise ImageError, and
     TypeError for what can be no picture.
@@ -63,12 +66,14 @@ class Captioner:
         threads: int | None = None,
         batch_size: int = 16,
         limits: Limits = DEFAULT_LIMITS,
+        rerank: bool = True,
         **generation: Any,
     ) -> None:
         check_counts(threads, batch_size)
         self.threads = threads or available_cpus()
         self.batch_size = batch_size
         self.limits = limits
+        self.rerank = rerank
         self.bundle = open_kind(bundle, CAPTIONER)
         self.manifest = self.bundle.manifest
         self.preprocess = self.manifest.preprocess
@@ -109,12 +114,28 @@ class Captioner:
             found += self._caption_batch(pixels[start : start + self.batch_size], config)
         return found
 
+    def features(self, sources: Sequence[Source], pool: ThreadPoolExecutor) -> NDArray[np.float32]:
+        """What a consensus head sees of each picture [B, F]."""
+        return picture_features(self._parts.vision.run(np.stack(self._read(sources, pool)))[_SEEN].numpy())
+
     def _caption_batch(self, pixels: NDArray[np.float32], config: GenerationConfig) -> list[list[Caption]]:
-        vision, decoder, tokenizer = self._parts
-        tokens = self.manifest.special_tokens
-        stepper = decoder.start(vision.run(pixels))
+        parts, tokens = self._parts, self.manifest.special_tokens
+        wanted = config.num_return
+        head = parts.consensus if self.rerank and max(config.num_beams, wanted) > 1 else None
+        if head is not None and not config.do_sample:
+            config = replace(config, num_return=config.num_beams)  # all that the search finds are candidates
+        cross = parts.vision.run(pixels)
+        stepper = parts.decoder.start(cross)
         found = generate(stepper, len(pixels), bos=tokens["bos"], eos=tokens["eos"], config=config)
-        return [[Caption(tokenizer.decode(list(h.tokens)).strip(), h.score) for h in one] for one in found]
+        written = [
+            [Caption(parts.tokenizer.decode(list(h.tokens)).strip(), h.score) for h in one] for one in found
+        ]
+        if head is None:
+            return written
+        expected = head.expect(picture_features(cross[_SEEN].numpy()))
+        return [
+            _reranked(head, row, captions)[:wanted] for row, captions in zip(expected, written, strict=True)
+        ]
 
     def _read(self, batch: Sequence[Source], pool: ThreadPoolExecutor) -> list[NDArray[np.float32]]:
         def read(source: Source) -> NDArray[np.float32]:
@@ -124,12 +145,12 @@ class Captioner:
         return list(map(read, batch)) if len(batch) == 1 else list(pool.map(read, batch))
 
     @property
-    def _parts(self) -> tuple[VisionSession, DecoderSession, Tokenizer]:
+    def _parts(self) -> "_Parts":
         with self._lock:  # two first calls at once must not load twice
             return self._loaded
 
     @cached_property
-    def _loaded(self) -> tuple[VisionSession, DecoderSession, Tokenizer]:
+    def _loaded(self) -> "_Parts":
         bundle = self.bundle
         with ThreadPoolExecutor(1) as pool:  # both sessions take their time, mostly outside the interpreter
             other = pool.submit(
@@ -137,9 +158,33 @@ class Captioner:
             )
             vision = VisionSession(bundle.read("vision"), self.threads, str(bundle.path("vision")))
             tokenizer = bundle.tokenizer()
+            head = None
+            if "consensus" in bundle.manifest.files:
+                head = ConsensusHead.from_bytes(bundle.read("consensus"), str(bundle.path("consensus")))
             decoder = other.result()
         check_fit(bundle, vision, decoder)
-        return vision, decoder, tokenizer
+        return _Parts(vision, decoder, tokenizer, head)
+
+
+class _Parts(NamedTuple):
+    """What runs when a picture is captioned."""
+
+    vision: VisionSession
+    decoder: DecoderSession
+    tokenizer: Tokenizer
+    consensus: ConsensusHead | None
+
+
+_SEEN = "cross_value.0"
+
+
+def _reranked(
+    head: ConsensusHead, expected: NDArray[np.float32], captions: Sequence[Caption]
+) -> list[Caption]:
+    """The captions of a picture, the one first that people would agree with most."""
+    agreed = head.consensus(expected, [caption.text for caption in captions])
+    scored = [Caption(c.text, c.score + WEIGHT * a) for c, a in zip(captions, agreed, strict=True)]
+    return sorted(scored, key=lambda caption: -caption.score)
 
 
 def check_counts(threads: int | None, batch_size: int) -> None:

@@ -62,7 +62,12 @@ def _read_file(path: Path, folder: Path, split: str, keys: str) -> Iterator[Item
     data = read_json(path)
     if not isinstance(data, dict) or not isinstance(data.get("images"), list):
         raise DataError(f"{path}: is not a COCO file; expected an object with images and annotations")
-    licences = {row.get("id"): _licence(row) for row in data.get("licenses") or [] if isinstance(row, dict)}
+    rows = data.get("licenses")
+    licences = {
+        row["id"]: _licence(row)
+        for row in (rows if isinstance(rows, list) else [])
+        if isinstance(row, dict) and is_id(row.get("id"))
+    }
     captions: dict[Any, list[str]] = {}
     for number, row in enumerate(data.get("annotations") or []):
         if isinstance(row, dict) and isinstance(row.get("caption"), str) and is_id(row.get("image_id")):
@@ -79,7 +84,8 @@ def _read_file(path: Path, folder: Path, split: str, keys: str) -> Iterator[Item
         if isinstance(found, Dropped):
             yield lost(found, split, len(texts))
         else:
-            yield Entry(key, found, tuple(texts), split, "coco", licence=licences.get(row.get("license"), ""))
+            licence = licences.get(row["license"], "") if is_id(row.get("license")) else ""
+            yield Entry(key, found, tuple(texts), split, "coco", licence=licence)
     for image_id, texts in captions.items():
         yield Dropped(
             str(image_id), "stray_key", f"{path.name}: {len(texts)} captions of an image not listed"

@@ -194,13 +194,25 @@ def csv_rows(
         _refuse_utf16(raw.read(2), path)
     # Bytes that are not UTF-8 become surrogates, so that one bad field costs its row and not the file.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter)
+        quotes, began = 0, 0
+
+        def counted() -> Iterator[str]:
+            nonlocal quotes
+            for line in file:
+                quotes += line.count('"')
+                yield line
+
+        reader = csv.reader(counted(), delimiter=delimiter)
         try:
             header = [name.strip().lower() for name in next(reader, [])]
+            began, quotes = reader.line_num, 0
             if header and not {name.lower() for name in columns} <= set(header):
                 raise DataError(f"{path}: has columns {', '.join(header)}; expected {', '.join(columns)}")
             for fields in reader:
-                where = f"{path.name}:{reader.line_num}"
+                where, lines = f"{path.name}:{reader.line_num}", reader.line_num - began
+                if quotes % 2 and lines > 1:  # it took all that follows
+                    raise DataError(f"{path}:{began + 1}: a quote is opened here and never closed")
+                began, quotes = reader.line_num, 0
                 if not fields:  # an empty line
                     continue
                 if any("\udc80" <= char <= "\udcff" for text in fields for char in text):

@@ -42,7 +42,9 @@ def read(root: Path, annotations: str = "", images: str = "", restval: str = "tr
     source = str(data.get("dataset") or "karpathy")
     entries: list[Entry] = []
     for number, row in enumerate(data["images"]):
-        item = _picture(row, f"{path.name}:images[{number}]", folder, restval, source)
+        where = f"{path.name}:images[{number}]"
+        yield from _bad_sentences(row, where)
+        item = _picture(row, where, folder, restval, source)
         if isinstance(item, Dropped):
             yield item
         else:
@@ -74,13 +76,25 @@ def _picture(row: Any, where: str, folder: Path, restval: str, source: str) -> E
 
 
 def _captions(sentences: Any) -> tuple[str, ...] | None:
-    """Return the raw sentences, or joined tokens where there is no raw one; None if they are malformed."""
+    """Return the captions of the sentences that are some; None if there is no list of them."""
     if not isinstance(sentences, list):
         return None
-    captions = []
-    for sentence in sentences:
-        if not isinstance(sentence, dict):
-            return None
-        raw = sentence.get("raw")
-        captions.append(raw if isinstance(raw, str) else " ".join(map(str, sentence.get("tokens") or [])))
-    return tuple(captions)
+    return tuple(text for text in map(_text, sentences) if text is not None)
+
+
+def _text(sentence: Any) -> str | None:
+    """Return the raw sentence, or its joined tokens where there is no raw one; None if it is malformed."""
+    if not isinstance(sentence, dict):
+        return None
+    raw, tokens = sentence.get("raw"), sentence.get("tokens")
+    if raw is None and isinstance(tokens, list):
+        return " ".join(map(str, tokens))
+    return raw if isinstance(raw, str) else None
+
+
+def _bad_sentences(row: Any, where: str) -> Iterator[Dropped]:
+    """Yield the sentences of a picture that are none; its others stay."""
+    sentences = row.get("sentences") if isinstance(row, dict) else None
+    for number, sentence in enumerate(sentences if isinstance(sentences, list) else []):
+        if _text(sentence) is None:
+            yield Dropped(f"{where}.sentences[{number}]", "bad_row", f"is {str(sentence)[:80]}")
