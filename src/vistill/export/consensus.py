@@ -98,7 +98,7 @@ def fit(features: Floats, captions: Sequence[Sequence[Sequence[str]]], seed: int
     _, directions = np.linalg.eigh((whitened @ whitened.T).astype(np.float64))
     directions = directions[:, -REDUCED:]
     weights, weight_scale = _int8(np.linalg.solve(root.T, directions))
-    grams, gram_scale = _int8(whitened.T @ directions.astype(np.float32))
+    grams, gram_scale = _int8_in_steps(whitened.T @ directions.astype(np.float32))
     return ConsensusHead(
         mean.astype(np.float32), deviation.astype(np.float32), frequencies, phases, weights, weight_scale,
         grams, gram_scale, idf, np.array([most_idf], np.float32),
@@ -139,3 +139,14 @@ def _int8(table: NDArray[Any]) -> tuple[NDArray[np.int8], Floats]:
     """A table [.., R] as int8 with a scale for each column."""
     scale = np.maximum(np.abs(table).max(axis=0) / 127, 1e-12).astype(np.float32)
     return np.rint(table / scale).astype(np.int8), scale
+
+
+def _int8_in_steps(table: NDArray[Any]) -> tuple[NDArray[np.int8], Floats]:
+    """A table [.., R] as int8 in steps that are the same everywhere, the largest values cut to half.
+
+    What counts for little becomes 0 and takes no room in the file; scales of the columns would keep noise.
+    """
+    step = np.float32(max(np.abs(table).max() / 254, 1e-12))
+    return np.clip(np.rint(table / step), -127, 127).astype(np.int8), np.full(
+        table.shape[1], step, np.float32
+    )

@@ -97,9 +97,9 @@ class ConsensusHead:
         return scores
 
     def to_bytes(self) -> bytes:
-        """As `from_bytes` reads it: an .npz file, not compressed."""
+        """As `from_bytes` reads it: an .npz file, compressed."""
         out = io.BytesIO()
-        np.savez(out, **vars(self))
+        np.savez_compressed(out, **vars(self))
         return out.getvalue()
 
     @classmethod
