@@ -111,6 +111,20 @@ def test_a_folder_is_not_trained_over_and_nothing_is_resumed_from_nothing(tmp_pa
 
 
 @pytest.mark.slow
+def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again(tmp_path: Path) -> None:
+    build_data(tmp_path)
+    command = _command(tmp_path, "run", "trainer.max_epochs=1")
+    _run(command)
+    last = tmp_path / "run" / "last.ckpt"
+    whole = torch.load(last, weights_only=True)["state_dict"]
+    last.unlink()  # best/ may be there before it
+    again = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=True)
+    assert "was stopped before its first last.ckpt; it begins again" in again.stderr
+    found = torch.load(last, weights_only=True)["state_dict"]
+    assert all(torch.equal(tensor, found[name]) for name, tensor in whole.items())
+
+
+@pytest.mark.slow
 def test_a_second_stage_shows_the_kept_features_of_the_first(tmp_path: Path) -> None:
     """Averaging weights must not touch the frozen stages, or their kept features are no longer theirs."""
     build_data(tmp_path)

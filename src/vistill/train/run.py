@@ -150,7 +150,9 @@ def open_folder(config: RunConfig, resume: bool) -> Path:
     folder = Path(config.out) / config.name
     last = folder / LAST
     if resume and not last.is_file():
-        raise ConfigError(f"--resume: there is no {last}; start the run without --resume")
+        if not (folder / "config.json").is_file():
+            raise ConfigError(f"--resume: there is no {last}; start the run without --resume")
+        print(f"{folder}: was stopped before its first {LAST}; it begins again", file=sys.stderr)
     if not resume and last.is_file():
         raise ConfigError(f"{folder} holds a run already: add --resume to go on, or choose another name=...")
     if not config.trainer.fast_dev_run:
@@ -177,7 +179,8 @@ def changed(before: Mapping[str, Any], after: Mapping[str, Any], place: str = ""
 
 
 def fit(config: RunConfig, task: Task, folder: Path, *, resume: bool) -> None:
-    """Train, to the end or on from `last.ckpt`."""
+    """Train, to the end or on from `last.ckpt`, if a run that is resumed came as far as that."""
+    resume = resume and (folder / LAST).is_file()
     steps = -(-config.trainer.max_epochs * task.batches_per_epoch // config.trainer.accumulate)
     module = TrainModule(task.model, task.objective, config.optim, steps, task.predict)
     with _quiet_lightning():
