@@ -152,16 +152,15 @@ class Captioner:
     @cached_property
     def _loaded(self) -> "_Parts":
         bundle = self.bundle
-        with ThreadPoolExecutor(1) as pool:  # both sessions take their time, mostly outside the interpreter
+        with ThreadPoolExecutor(2) as pool:  # each takes its time, mostly outside the interpreter
             other = pool.submit(
                 lambda: DecoderSession(bundle.read("decoder"), self.threads, str(bundle.path("decoder")))
             )
+            chooser = pool.submit(_open_head, bundle) if self.rerank else None
             vision = VisionSession(bundle.read("vision"), self.threads, str(bundle.path("vision")))
             tokenizer = bundle.tokenizer()
-            head = None
-            if "consensus" in bundle.manifest.files:
-                head = ConsensusHead.from_bytes(bundle.read("consensus"), str(bundle.path("consensus")))
             decoder = other.result()
+            head = None if chooser is None else chooser.result()
         check_fit(bundle, vision, decoder)
         return _Parts(vision, decoder, tokenizer, head)
 
@@ -176,6 +175,13 @@ class _Parts(NamedTuple):
 
 
 _SEEN = "cross_value.0"
+
+
+def _open_head(bundle: Bundle) -> ConsensusHead | None:
+    """The bundle's consensus head, if it has one."""
+    if "consensus" not in bundle.manifest.files:
+        return None
+    return ConsensusHead.from_bytes(bundle.read("consensus"), str(bundle.path("consensus")))
 
 
 def _reranked(
