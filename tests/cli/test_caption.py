@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from vistill.cli import main as cli
 from vistill.errors import BundleError
@@ -92,6 +93,16 @@ def json_lines(data: bytes) -> list[dict[str, object]]:
 
 
 # --- what is printed
+
+
+def test_the_consensus_head_may_be_left_out() -> None:
+    photo = Path(__file__).parents[2] / "samples" / "temple.jpg"
+    said = [
+        CliRunner().invoke(cli.app, ["caption", str(photo), *words]).stdout.strip()
+        for words in ([], ["--no-rerank"])
+    ]
+    assert said == [pipelines.Captioner()(photo), pipelines.Captioner(rerank=False)(photo)]
+    assert said[0] != said[1], "it has to matter here"
 
 
 def test_a_process_of_its_own_says_the_same(photos: Path) -> None:

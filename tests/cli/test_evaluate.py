@@ -69,6 +69,7 @@ def test_json_limit_and_folds(folder: Path, tmp_path: Path) -> None:
         ("--task retrieval --batch-size 8", "batch_size means nothing for task=retrieval"),
         ("--task answer --time-pictures 4", "time_pictures means nothing for task=answer"),
         ("--task retrieval --coco x.json", "coco means nothing for task=retrieval"),
+        ("--task answer --no-rerank", "no_rerank means nothing for task=answer"),
         ("--texts minilm", "texts means nothing for task=caption"),
         ("--folds 5", "folds means nothing for task=caption"),
     ],

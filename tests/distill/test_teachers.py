@@ -26,14 +26,14 @@ from tests.distill.tiny_teachers import (
     word_tokenizer,
 )
 from tests.models.tiny_pretrained import save_public
-from tests.runtime.conftest import WORDS, tiny_logits, tiny_manifest, write_tiny_graphs
+from tests.runtime.conftest import WORDS, random_head, tiny_logits, tiny_manifest, write_tiny_graphs
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
 from vistill.data.text import encode
 from vistill.distill import teachers_prompted, teachers_transformers, teachers_vistill
 from vistill.distill.answers import Answer, Ask, Teacher, Text
-from vistill.distill.teachers import load_teacher
+from vistill.distill.teachers import from_anywhere, load_teacher
 from vistill.distill.teachers_common import picture_seed, tokenizer_hash
 from vistill.distill.teachers_pretrained import Words
 from vistill.errors import ConfigError
@@ -43,6 +43,7 @@ from vistill.models.checkpoint import load_captioner
 from vistill.models.loading import load_model, save_model
 from vistill.models.tokens import BOS, EOS, NEVER_GENERATED, SPECIAL
 from vistill.runtime.bundle import write_bundle
+from vistill.runtime.consensus import ConsensusHead
 from vistill.runtime.decode import GenerationConfig, generate
 from vistill.runtime.image import to_array
 from vistill.runtime.pipelines import Captioner
@@ -56,7 +57,7 @@ Logits = Callable[[int, list[int]], Tensor]
 """(picture, ids [T]) -> logits [T, V] after each, computed alone and without the teacher."""
 
 
-def save_bundle(folder: Path) -> Path:
+def save_bundle(folder: Path, head: ConsensusHead | None = None) -> Path:
     raw = folder / "raw"
     raw.mkdir(parents=True)
     files = write_tiny_graphs(raw)
@@ -64,9 +65,11 @@ def save_bundle(folder: Path) -> Path:
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.add_special_tokens(list(SPECIAL))
     tokenizer.save(str(raw / "tokenizer.json"))
-    write_bundle(
-        folder / "bundle", tiny_manifest(), files | {"tokenizer": raw / "tokenizer.json"}, card="# tiny\n"
-    )
+    files |= {"tokenizer": raw / "tokenizer.json"}
+    if head is not None:
+        files["consensus"] = raw / "consensus.npz"
+        files["consensus"].write_bytes(head.to_bytes())
+    write_bundle(folder / "bundle", tiny_manifest(), files, card="# tiny\n")
     return folder / "bundle"
 
 
@@ -422,6 +425,29 @@ def test_a_bundle_answers_as_the_runtime_does(specs: dict[str, str], teachers: d
     assert [list(a.captions) for a in found] == [[c.text for c in one] for one in expected]
 
 
+def test_the_consensus_head_of_a_bundle_chooses_for_the_teacher(
+    teachers: dict[str, Teacher], tmp_path: Path
+) -> None:
+    folder = save_bundle(tmp_path, random_head())
+    teacher = load_teacher(str(folder))
+    generation = replace(tiny_manifest().generation, num_beams=4)
+    drawn = replace(generation, do_sample=True, temperature=3.0, num_return=6)
+    for asked in (replace(generation, num_return=1), drawn):
+        captions = asked.num_return
+        ask = Ask(captions=captions, generation=asked)
+        found = [list(answer.captions) for answer in teacher.answer(pictures(), CAPTIONS, ask)]
+        assert {len(texts) for texts in found} == {captions}
+        plain = [list(answer.captions) for answer in teachers["bundle"].answer(pictures(), CAPTIONS, ask)]
+        assert found != plain, "it has to matter here"
+        if not asked.do_sample:  # each sampled picture has a seed of its own here
+            runtime = Captioner(folder, **vars(asked)).caption(pictures())
+            assert found == [[caption.text for caption in row] for row in runtime]
+    greedy = Ask(captions=1, generation=replace(generation, num_beams=1))
+    first, second = (t.answer(pictures(), CAPTIONS, greedy) for t in (teacher, teachers["bundle"]))
+    assert [a.captions for a in first] == [a.captions for a in second], "there is nothing to choose from"
+    assert teacher.identity.weights != teachers["bundle"].identity.weights
+
+
 def test_a_checkpoint_answers_as_its_model_does(
     specs: dict[str, str], answers: dict[str, list[Answer]]
 ) -> None:
@@ -685,6 +711,19 @@ def test_the_prompt_is_part_of_the_identity(specs: dict[str, str], teachers: dic
     assert other.identity.preprocess != teachers["llava"].identity.preprocess
     found = other.answer(pictures(1), [[]], Ask(generation=SHORT))[0].captions
     assert found != teachers["llava"].answer(pictures(1), [[]], Ask(generation=SHORT))[0].captions
+
+
+def test_another_process_finds_the_teacher_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two", "a+b"):
+        Path(name).mkdir()
+    assert from_anywhere("one") == str(tmp_path / "one")
+    assert from_anywhere("one + two") == f"{tmp_path / 'one'}+{tmp_path / 'two'}"
+    assert from_anywhere("a+b") == str(tmp_path / "a+b")
+    for spec in ("nlpconnect/vit-gpt2-image-captioning", "http://localhost:8000/v1#one+two"):
+        assert from_anywhere(spec) == spec
 
 
 def test_names_that_are_no_teacher_are_refused(tmp_path: Path) -> None:

@@ -150,6 +150,9 @@ def test_metrics_say_what_was_measured_on_what() -> None:
     }
     assert metrics["model"]["sha256"] == "f" * 64
     assert metrics["generation"]["num_beams"] == GenerationConfig().num_beams
+    assert "rerank" not in metrics["generation"]
+    left_out = to_json(scored, replace(model(), rerank=False), "my-model", "shapes", "dev")
+    assert left_out["generation"]["rerank"] is False
     assert metrics["environment"]["python"]
     assert metrics["pictures_per_second"] > 0
 

@@ -17,6 +17,7 @@ from vistill.errors import BundleError, ConfigError  # noqa: E402
 from vistill.models.checkpoint import save_captioner  # noqa: E402
 from vistill.models.tokens import BOS, EOS  # noqa: E402
 from vistill.report.generate import configure, hash_files, open_model  # noqa: E402
+from vistill.runtime.bundle import PACKAGED  # noqa: E402
 from vistill.runtime.decode import GenerationConfig  # noqa: E402
 from vistill.runtime.image import Preprocess, preprocess  # noqa: E402
 
@@ -120,6 +121,17 @@ def test_a_member_that_is_no_checkpoint_is_named(checkpoint: Path, tmp_path: Pat
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(BundleError, match=r"is a bundle; only checkpoints can be joined with \+"):
         open_model(f"{checkpoint}+{tmp_path}")
+
+
+def test_the_consensus_head_of_a_bundle_may_be_left_out() -> None:
+    packaged = PACKAGED / "captioner"
+    with_head, without = open_model(packaged), open_model(packaged, rerank=False)
+    assert (with_head.rerank, without.rerank) == (True, False)
+    (chosen,), (likeliest,) = with_head.caption(pictures(1)), without.caption(pictures(1))
+    assert likeliest.score is not None
+    assert chosen.score is not None
+    assert likeliest.score <= 0, "log-probabilities alone"
+    assert chosen.score != likeliest.score
 
 
 def test_a_captioner_of_transformers(tmp_path: Path) -> None:

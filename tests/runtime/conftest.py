@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from vistill.runtime.bundle import Manifest, write_bundle
+from vistill.runtime.consensus import ConsensusHead
 from vistill.runtime.decode import GenerationConfig
 from vistill.runtime.image import Preprocess
 
@@ -140,6 +141,25 @@ def tiny_logits(pixels: NDArray[np.float32], text: list[int]) -> NDArray[np.floa
     q, k, v = (x @ w[name] for name in "qkv")
     y = x[-1] + attend(q[-1], k, v) + attend(q[-1], memory, memory)
     return np.asarray(w["embed"] @ y)
+
+
+def random_head(seed: int = 0, **changes: NDArray[np.generic]) -> ConsensusHead:
+    """A consensus head for the tiny bundle; `changes` are arrays in place of its own."""
+    features, random, reduced, rows, table = HEADS * HEAD_WIDTH, 16, 5, 64, 128
+    rng = np.random.default_rng(seed)
+    arrays = {
+        "mean": rng.standard_normal(features).astype("f4"),
+        "deviation": rng.uniform(0.5, 2, features).astype("f4"),
+        "frequencies": rng.standard_normal((features, random)).astype("f2"),
+        "phases": rng.uniform(0, 6, random).astype("f4"),
+        "weights": rng.integers(-127, 128, (random + 1, reduced)).astype("i1"),
+        "weight_scale": rng.uniform(0.01, 0.02, reduced).astype("f4"),
+        "grams": rng.integers(-127, 128, (rows, reduced)).astype("i1"),
+        "gram_scale": rng.uniform(0.01, 0.02, reduced).astype("f4"),
+        "idf": rng.integers(1, 255, table).astype("u1"),
+        "most_idf": np.array([3.0], "f4"),
+    }
+    return ConsensusHead(**{**arrays, **changes})  # type: ignore[arg-type]
 
 
 def tiny_manifest() -> Manifest:

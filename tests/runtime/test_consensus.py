@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from tests.runtime.conftest import HEAD_WIDTH, HEADS, tiny_manifest
+from tests.runtime.conftest import random_head, tiny_manifest
 
 from vistill.errors import BundleError
 from vistill.runtime import consensus
@@ -19,44 +18,25 @@ from vistill.runtime.bundle import OPTIONAL, open_bundle, write_bundle
 from vistill.runtime.consensus import UNSEEN, ConsensusHead, fourier, hashed, n_grams, words
 from vistill.runtime.pipelines import Captioner
 
-F, D, R, H, TABLE = HEADS * HEAD_WIDTH, 16, 5, 64, 128
-
-
-def random_head(seed: int = 0, **changes: NDArray[np.generic]) -> ConsensusHead:
-    rng = np.random.default_rng(seed)
-    arrays = {
-        "mean": rng.standard_normal(F).astype("f4"),
-        "deviation": rng.uniform(0.5, 2, F).astype("f4"),
-        "frequencies": rng.standard_normal((F, D)).astype("f2"),
-        "phases": rng.uniform(0, 6, D).astype("f4"),
-        "weights": rng.integers(-127, 128, (D + 1, R)).astype("i1"),
-        "weight_scale": rng.uniform(0.01, 0.02, R).astype("f4"),
-        "grams": rng.integers(-127, 128, (H, R)).astype("i1"),
-        "gram_scale": rng.uniform(0.01, 0.02, R).astype("f4"),
-        "idf": rng.integers(1, 255, TABLE).astype("u1"),
-        "most_idf": np.array([3.0], "f4"),
-    }
-    return ConsensusHead(**{**arrays, **changes})  # type: ignore[arg-type]
-
 
 def test_the_consensus_is_its_formula() -> None:
     head = random_head()
-    features = np.random.default_rng(1).standard_normal((2, F)).astype("f4")
+    features = np.random.default_rng(1).standard_normal((2, len(head.mean))).astype("f4")
     caption = "A dog, a dog runs!"
     tokens = ["a", "dog", "a", "dog", "runs"]
-    vector = np.zeros(H)
+    vector = np.zeros(len(head.grams))
     for n in range(1, 5):
         grams = Counter(tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
         found = {}
         for gram, times in grams.items():
             key = next(iter(n_grams([" ".join(gram)])[0]))  # one word with blanks: the same bytes
-            found[key] = times * float(head.idf[key % TABLE]) * 3.0 / 254
+            found[key] = times * float(head.idf[key % len(head.idf)]) * 3.0 / 254
         norm = math.sqrt(sum(value**2 for value in found.values()))
         for key, value in found.items():
-            vector[(key >> 8) % H] += value / norm / 4
+            vector[(key >> 8) % len(head.grams)] += value / norm / 4
     x = (features - head.mean) / head.deviation
     x /= np.linalg.norm(x, axis=1, keepdims=True)
-    waves = np.cos(x @ head.frequencies.astype(float) + head.phases) * math.sqrt(2 / D)
+    waves = np.cos(x @ head.frequencies.astype(float) + head.phases) * math.sqrt(2 / len(head.phases))
     random = np.c_[waves, np.full(2, 0.3)]
     expected = random @ (head.weights * head.weight_scale.astype(float))
     wanted = expected @ (head.grams * head.gram_scale.astype(float)).T @ vector
@@ -69,19 +49,19 @@ def test_the_consensus_is_its_formula() -> None:
 @given(st.text(max_size=40))
 def test_any_text_has_a_vector(text: str) -> None:
     head = random_head()
-    places, weights = hashed(words(text), head.idf, 3.0, H)
+    places, weights = hashed(words(text), head.idf, 3.0, len(head.grams))
     assert len(places) == len(weights)
     assert np.isfinite(weights).all()
     assert float(weights @ weights) <= 4 * (1 / 4) ** 2 + 1e-5, "each order has at most the norm 1/4"
 
 
 def test_what_was_never_seen_counts_for_the_norm_alone() -> None:
-    idf = np.full(TABLE, UNSEEN, np.uint8)
-    places, weights = hashed(["a", "dog"], idf, 3.0, H)
+    idf = np.full(128, UNSEEN, np.uint8)
+    places, weights = hashed(["a", "dog"], idf, 3.0, 64)
     assert len(places) == len(weights) == 0
     key = next(iter(n_grams(["dog"])[0]))
-    idf[key % TABLE] = 254
-    _, weights = hashed(["a", "dog"], idf, 3.0, H)
+    idf[key % len(idf)] = 254
+    _, weights = hashed(["a", "dog"], idf, 3.0, 64)
     assert weights == pytest.approx([1 / math.sqrt(2) / 4])
 
 

@@ -287,6 +287,7 @@ def test_the_score_of_a_sample_is_its_log_probability() -> None:
     ("values", "named"),
     [
         ({"num_beams": 0}, "num_beams=0"),
+        ({"num_beams": 257}, "num_beams=257: must be at most 256"),
         ({"num_return": 4}, "num_return=4"),
         ({"temperature": 0.0}, "temperature=0"),
         ({"top_p": 1.5}, "top_p=1.5"),

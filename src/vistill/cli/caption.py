@@ -18,6 +18,7 @@ from vistill.cli.options import (
     MaxPixels,
     Paths,
     Recursive,
+    Rerank,
     Threads,
 )
 
@@ -32,6 +33,7 @@ def caption(
     model: Bundle = None,
     num_beams: Beams = None,
     num_return: Annotated[int, typer.Option(min=1, help="Captions a picture, best first.")] = 1,
+    rerank: Rerank = True,
     prefix: Annotated[str, typer.Option(help="Text before every caption, spaces included.")] = "",
     suffix: Annotated[str, typer.Option(help="Text behind every caption, spaces included.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a picture on stdout.")] = False,
@@ -67,7 +69,7 @@ def caption(
     _check(sidecar, num_beams, num_return)
     check_names(names, from_file)
     beams: dict[str, Any] = {} if num_beams is None else {"num_beams": num_beams}
-    captioner = Captioner(model, threads=threads, batch_size=batch_size, **beams)
+    captioner = Captioner(model, threads=threads, batch_size=batch_size, rerank=rerank, **beams)
     output = None if out is None else open_output(out, num_return > 1, overwrite=not skip_existing)
     keeper = Keeper(output, sidecar, ranked=num_return > 1, overwrite=not skip_existing)
     printing = as_json or (output is None and sidecar is None)

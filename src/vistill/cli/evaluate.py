@@ -8,7 +8,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from vistill.cli.options import Threads
+from vistill.cli.options import Rerank, Threads
 from vistill.cli.progress import counting
 
 COMPILE_FROM = 200
@@ -80,6 +80,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Folder to write; else runs/evaluate/MODEL-SPLIT.")] = None,
     limit: Annotated[int, typer.Option(min=0, help="Score the first so many pictures; 0 takes all.")] = 0,
     num_beams: Annotated[int | None, typer.Option(help="Beams; 1 is greedy. Else as the model says.")] = None,
+    rerank: Rerank = True,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest caption in tokens.")] = None,
     length_penalty: Annotated[float | None, typer.Option(help="Above 1 favours longer captions.")] = None,
     batch_size: Annotated[
@@ -113,7 +114,12 @@ def evaluate(
         "length_penalty": length_penalty,
     }
     sides: dict[str, Any] = {"texts": texts or None, "folds": folds if folds > 1 else None}
-    captions: dict[str, Any] = {"coco": coco, "batch_size": batch_size, "time_pictures": time_pictures}
+    captions: dict[str, Any] = {
+        "coco": coco,
+        "batch_size": batch_size,
+        "time_pictures": time_pictures,
+        "no_rerank": None if rerank else True,
+    }
     foreign = {"caption": sides, "answer": sides | captions, "retrieval": search | captions}[task]
     odd = [name for name, value in foreign.items() if value is not None]
     if odd:
@@ -129,7 +135,7 @@ def evaluate(
         found = _retrieval(request, texts, folds)
     else:
         timed = TIMED if time_pictures is None else time_pictures
-        found = _captions(request, batch_size or BATCH_SIZE, timed)
+        found = _captions(request, batch_size or BATCH_SIZE, timed, rerank)
     _write(folder, found)
     if coco:
         coco.parent.mkdir(parents=True, exist_ok=True)
@@ -150,7 +156,7 @@ def _check_place(option: str, folder: Path) -> None:
         raise ConfigError(f"{option}: nothing may be written in {there}")
 
 
-def _captions(request: Request, batch_size: int, time_pictures: int) -> Outcome:
+def _captions(request: Request, batch_size: int, time_pictures: int, rerank: bool) -> Outcome:
     from vistill.report.captions import (
         caption_rows,
         coco_results,
@@ -164,7 +170,8 @@ def _captions(request: Request, batch_size: int, time_pictures: int) -> Outcome:
     from vistill.report.page import render
 
     rows = request.rows()
-    model = open_model(request.model, request.threads, compiled=len(rows) >= COMPILE_FROM, **request.search)
+    compiled = len(rows) >= COMPILE_FROM
+    model = open_model(request.model, request.threads, compiled=compiled, rerank=rerank, **request.search)
     with counting("captioning", len(rows)) as told:
         run = caption_rows(model, rows, batch_size=batch_size, progress=told)
     speed = measure_speed(model, rows, time_pictures)

@@ -18,6 +18,10 @@ BundleOrCheckpoint = Annotated[
     Path | None, typer.Option(help="Bundle or checkpoint folder; else the model in the package.")
 ]
 Beams = Annotated[int | None, typer.Option(min=1, help="1: greedy. Else as the model says.")]
+Rerank = Annotated[
+    bool,
+    typer.Option("--rerank/--no-rerank", help="Let the bundle's consensus head, if it has one, choose."),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pictures that go through the model together.")]
 Threads = Annotated[int | None, typer.Option(min=1, max=256, help="Threads; else one for each CPU.")]
 MaxBytes = Annotated[int, typer.Option(min=1, help="Refuse larger files.")]

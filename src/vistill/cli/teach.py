@@ -171,8 +171,9 @@ def run(
         show = partial(told, "asking")
         if ray:
             from vistill.distill.cache_ray import run_on_ray
+            from vistill.distill.teachers import from_anywhere
 
-            ask_for = partial(load, teacher, device, prompt, threads, remote)
+            ask_for = partial(load, from_anywhere(teacher), device, prompt, threads, remote)
             gpus = 1 if device.startswith("cuda") else 0
             report = run_on_ray(out, ask_for, data, config, actors=ray, gpus=gpus, progress=show)
         else:

@@ -32,6 +32,8 @@ from vistill.runtime.image import AugmentSpec
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+DAMAGED = "the bytes are not those that were written; remove it and run `vistill teach run` again"
+"""What is said of a shard that is `damaged`."""
 _SHARD = re.compile(r"(?P<stem>.+-v\d{2,}-\d{7,}-\d{7,})\.(?P<hash>[0-9a-f]{16})\.arrow")
 _IN_PASSING = ("code", "teacher.name", "teacher.details")
 
@@ -177,7 +179,8 @@ class TeacherCache:
         if tokenizer is not None and tokenizer != self.teacher.tokenizer:
             reasons.append(
                 f"the teacher's tokenizer is {self.teacher.tokenizer!r}, the student's {tokenizer!r}: "
-                "ids and log-probabilities mean other words (the teacher's captions as text can be used)"
+                "ids and log-probabilities mean other words (the teacher's captions as text can be used; a "
+                "student that starts from the teacher itself keeps its tokenizer with new_words=false)"
             )
         missing = sorted(set(wants) - self.config.ask.wants())
         if missing:
@@ -210,10 +213,7 @@ class TeacherCache:
         wrong = [path for path in files if damaged(path)]
         if wrong:
             more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-            raise DataError(
-                f"{wrong[0]}{more}: the bytes are not those that were written; remove it and run "
-                "`vistill teach run` again"
-            )
+            raise DataError(f"{wrong[0]}{more}: {DAMAGED}")
 
     def shortest_cut(self, splits: Sequence[str]) -> int | None:
         """Tokens of the shortest gold caption of these splits that the teacher read cut; None if none was."""

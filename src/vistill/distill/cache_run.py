@@ -24,6 +24,7 @@ from vistill.data.dataset import open_split
 from vistill.data.store import locked
 from vistill.distill.answers import Answer, Ask, Teacher, check_able
 from vistill.distill.cache import (
+    DAMAGED,
     MANIFEST,
     CacheConfig,
     Problem,
@@ -249,9 +250,7 @@ def _ask_again(
     Yields 1 for each. The new shard is there before the old one goes: `_settled` removes what a kill leaves.
     """
     if damaged(shard.path):  # a new hash would hide it
-        raise DataError(
-            f"{shard.path}: the bytes are not those that were written; remove it and run `vistill teach run`"
-        )
+        raise DataError(f"{shard.path}: {DAMAGED}")
     rows, layout = [_row(shard, number) for number in range(len(shard))], layout_of(manifest)
     places = [(part.split, part.first + number, part.view) for number in shard.problems]
     answered = False

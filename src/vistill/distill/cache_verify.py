@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from vistill.data.dataset import open_split
 from vistill.distill.answers import Answer, Teacher, Text
 from vistill.distill.cache import (
+    DAMAGED,
     MANIFEST,
     Problem,
     ShardRange,
@@ -110,7 +111,7 @@ def _read_all(
 
 def _wrong_with(path: Path, part: ShardRange, layout: Layout, cache: str, keys: list[str] | None) -> str:
     if damaged(path):
-        return "the bytes are not those that were written; remove it and run `vistill teach run` again"
+        return DAMAGED
     try:
         shard = open_shard(path, part, layout, cache)
     except DataError as error:

@@ -32,6 +32,17 @@ def is_url(spec: str) -> bool:
     return spec.startswith(("http://", "https://"))
 
 
+def from_anywhere(spec: str) -> str:
+    """`spec` with whole paths in place of local folders: another process may start in another folder."""
+    if is_url(spec):
+        return spec
+    if Path(spec).exists():
+        return str(Path(spec).resolve())
+    if "+" in spec:
+        return "+".join(from_anywhere(part.strip()) for part in spec.split("+"))
+    return spec
+
+
 def load_teacher(
     spec: str, device: str = "cpu", prompt: str = "", remote: Mapping[str, Any] | None = None
 ) -> Teacher:

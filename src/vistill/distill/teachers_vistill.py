@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,6 +45,7 @@ from vistill.models.compiled import Run, compile_trunk
 from vistill.models.loading import AnyCaptioner, load_model
 from vistill.models.tokens import BOS, EOS, PAD
 from vistill.runtime.bundle import CAPTIONER, open_kind
+from vistill.runtime.consensus import SEEN, open_head, picture_features, to_choose_from
 from vistill.runtime.decode import GenerationConfig, Hypothesis, Stepper, generate
 from vistill.runtime.image import Preprocess, to_array
 from vistill.runtime.sessions import DecoderSession, VisionSession
@@ -193,7 +195,7 @@ def average_logits(logits: Sequence[Tensor]) -> Tensor:
 
 
 class BundleTeacher:
-    """A vistill bundle: captions and top K, picture by picture.
+    """A vistill bundle: captions and top K, picture by picture; its consensus head, if it has one, chooses.
 
     A dynamically quantised graph takes its scales from the whole batch, so in company a picture would be
     answered differently. Raises BundleError for a broken bundle.
@@ -204,6 +206,7 @@ class BundleTeacher:
         self.manifest = bundle.manifest
         self.vision = VisionSession(bundle.read("vision"), None, str(bundle.path("vision")))
         self.decoder = DecoderSession(bundle.read("decoder"), None, str(bundle.path("decoder")))
+        self.head = open_head(bundle)
         self.tokenizer = bundle.tokenizer()
         self.context = self.manifest.context or 2**31
         self.can = frozenset({"captions", "top_k"})
@@ -212,7 +215,9 @@ class BundleTeacher:
         self.identity = TeacherIdentity(
             kind="bundle",
             name=folder.resolve().name,
-            weights=settings_hash({role: self.manifest.files[role].sha256 for role in ("vision", "decoder")}),
+            weights=settings_hash(
+                {role: file.sha256 for role, file in self.manifest.files.items() if role != "tokenizer"}
+            ),
             preprocess=self.manifest.preprocess.hash(),
             tokenizer=tokenizer_hash(self.tokenizer),
             vocab_size=self.decoder.start(self.vision.run(blank)).step(bos).shape[-1],
@@ -228,14 +233,12 @@ class BundleTeacher:
     def _one(self, image: Image.Image, gold: Sequence[str], ask: Ask) -> Answer:
         cross = self.vision.run(to_array(image, self.manifest.preprocess)[None])
         config, tokens = search_for(ask), self.manifest.special_tokens
-        found: list[Hypothesis] = []
+        found: list[Hypothesis] = []  # best first
         if ask.captions:
             check_length(ask, self.context)
             if config.do_sample:
                 config = replace(config, seed=picture_seed(config.seed, image))
-            stepper = self.decoder.start(cross)
-            found = generate(stepper, 1, bos=tokens["bos"], eos=tokens["eos"], config=config)[0]
-            found = _best_first(found) if config.do_sample else found
+            found = self._search(cross, config)
         known = _gold_ids(self.tokenizer, gold, ask, self.context)
         ids = known + [_marked(h, ask, tokens["bos"], tokens["eos"]) for h in found]
         texts = [as_text(row) for row in ids]
@@ -247,6 +250,19 @@ class BundleTeacher:
             gold=tuple(texts[: len(known)]),
             generated=tuple(texts[len(known) :]),
         )
+
+    def _search(self, cross: dict[str, Any], config: GenerationConfig) -> list[Hypothesis]:
+        """`config.num_return` captions of one picture, best first; see `vistill.Captioner`."""
+        tokens, several = self.manifest.special_tokens, max(config.num_beams, config.num_return) > 1
+        head = self.head if several else None
+        search = config if head is None else to_choose_from(config)
+        stepper = self.decoder.start(cross)
+        found = generate(stepper, 1, bos=tokens["bos"], eos=tokens["eos"], config=search)[0]
+        if head is None:
+            return _best_first(found)
+        expected = head.expect(picture_features(cross[SEEN].numpy()))[0]
+        ranked = head.ranked(expected, [_decode(self.tokenizer, h) for h in found], [h.score for h in found])
+        return [replace(found[place], score=score) for place, score in ranked[: config.num_return]]
 
 
 def read_texts(stepper: Stepper, ids: Sequence[Ids]) -> Tensor:

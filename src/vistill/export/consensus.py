@@ -85,11 +85,10 @@ def fit(features: Floats, captions: Sequence[Sequence[Sequence[str]]], seed: int
     """
     mean, deviation = features.mean(0), features.std(0) + np.float32(1e-6)
     draw = np.random.default_rng(seed)
-    frequencies = (draw.standard_normal((features.shape[1], RANDOM)) * math.sqrt(2 * GAMMA)).astype(
-        np.float16
-    )
+    drawn = draw.standard_normal((features.shape[1], RANDOM)) * math.sqrt(2 * GAMMA)
+    frequencies = drawn.astype(np.float16)  # as the bundle keeps them
     phases = draw.uniform(0, 2 * math.pi, RANDOM).astype(np.float32)
-    x = fourier(normalised(features, mean, deviation), frequencies, phases)  # [M, D + 1]
+    x = fourier(normalised(features, mean, deviation), frequencies.astype(np.float32), phases)  # [M, D + 1]
     idf, most_idf = _idf(captions)
     covariance = x.T.astype(np.float64) @ x + RIDGE * np.eye(x.shape[1])
     root = np.linalg.cholesky(covariance)  # lower: root @ root.T

@@ -167,8 +167,10 @@ def score_run(run: Run) -> Scored:
 def to_json(
     scored: Scored, model: Model, name: str, data: str, split: str, speed: Speed | None = None
 ) -> dict[str, Any]:
-    """What metrics.json holds; `parameters`, `bytes`, `trained` and `speed` joined format 1 later."""
+    """What metrics.json holds; `parameters`, `bytes`, `trained`, `speed` and `rerank` (where there is a
+    consensus head) joined format 1 later."""
     run = scored.run
+    choice = {} if model.rerank is None else {"rerank": model.rerank}
     who: dict[str, Any] = {
         "name": name,
         "kind": model.kind,
@@ -189,7 +191,7 @@ def to_json(
             "references": sum(map(len, run.references)),
             "fingerprint": run.fingerprint,
         },
-        "generation": asdict(model.generation),
+        "generation": asdict(model.generation) | choice,
         "scores": scored.figures,
         "variety": scored.variety,
         "speed": asdict(speed) if speed else None,

@@ -46,17 +46,25 @@ class Model:
     """Size of the files of `hash`; None if unknown."""
     threads: int | None = None
     """Threads that it computes with; None if unknown."""
+    rerank: bool | None = None
+    """Whether a consensus head chooses among its captions; None: it has none."""
     trained: tuple[dict[str, Any], ...] = ()
     """For each member: run, seed, steps, weights of its losses, teacher, fingerprints of its data and git
     revision, as far as its provenance says."""
 
 
 def open_model(
-    model: Path | str, threads: int | None = None, *, compiled: bool = False, **overrides: Any
+    model: Path | str,
+    threads: int | None = None,
+    *,
+    compiled: bool = False,
+    rerank: bool = True,
+    **overrides: Any,
 ) -> Model:
     """Open what `model` names, see the top of this file.
 
     compiled: run the towers of checkpoints in ONNX Runtime, which pays from some hundred pictures on.
+    rerank: let the consensus head of a bundle, if it has one, choose among the captions that a search found.
     overrides: fields of GenerationConfig that replace the model's own, None leaves one alone. Raises
     BundleError if it is nothing of that kind, ConfigError for a generation setting out of range.
     """
@@ -66,7 +74,7 @@ def open_model(
         members = [_checkpoint(best_of(Path(part))) for part in str(model).split("+")]
         return _open_checkpoints(members, threads, compiled, given)
     if (folder / BUNDLE).is_file():
-        return _open_bundle(folder, threads, given)
+        return _open_bundle(folder, threads, rerank, given)
     if _is_foreign(folder):
         return _open_foreign(folder, threads, given)
     return _open_checkpoints([_checkpoint(folder)], threads, compiled, given)
@@ -133,11 +141,11 @@ def _open_checkpoints(
     )
 
 
-def _open_bundle(folder: Path, threads: int | None, given: dict[str, Any]) -> Model:
+def _open_bundle(folder: Path, threads: int | None, rerank: bool, given: dict[str, Any]) -> Model:
     from vistill.runtime.pipelines import Captioner
     from vistill.runtime.sessions import available_cpus
 
-    captioner = Captioner(folder, threads=threads, **given, num_return=1)
+    captioner = Captioner(folder, threads=threads, rerank=rerank, **given, num_return=1)
 
     def caption(images: Sequence[bytes]) -> list[Caption]:
         return [Caption(found[0].text, found[0].score) for found in captioner.caption(list(images))]
@@ -153,6 +161,7 @@ def _open_bundle(folder: Path, threads: int | None, given: dict[str, Any]) -> Mo
         parameters=provenance.get("export", {}).get("parameters"),
         bytes=_size(files),
         threads=threads or available_cpus(),
+        rerank=rerank if "consensus" in captioner.manifest.files else None,
         trained=(_trained(provenance),),
     )
 

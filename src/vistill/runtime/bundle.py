@@ -27,7 +27,7 @@ from tokenizers import Tokenizer
 
 from vistill.errors import BundleError, ConfigError
 from vistill.files import replacing
-from vistill.runtime.decode import GenerationConfig
+from vistill.runtime.decode import MOST_BEAMS, GenerationConfig
 from vistill.runtime.image import Preprocess
 
 FORMAT = 1
@@ -59,7 +59,6 @@ MAX_SIDE = 4096  # of the picture that the model reads
 MAX_TOKENS = 4096  # of one text
 MAX_WIDTH = 2**16  # of an embedding
 MAX_LOGIT_SCALE = 1e4
-MAX_BEAMS = 256
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -338,8 +337,8 @@ def _generation(raw: dict[str, Any], where: str) -> GenerationConfig:
         config = GenerationConfig(**raw)
     except ConfigError as error:
         raise BundleError(f"{where}: {error}") from error
-    if config.max_new_tokens > MAX_TOKENS or max(config.num_beams, config.num_return) > MAX_BEAMS:
-        raise BundleError(f"{where}: generation: at most {MAX_TOKENS} tokens and {MAX_BEAMS} beams")
+    if config.max_new_tokens > MAX_TOKENS or config.num_return > MOST_BEAMS:
+        raise BundleError(f"{where}: generation: at most {MAX_TOKENS} tokens and {MOST_BEAMS} captions")
     return config
 
 

@@ -24,12 +24,18 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vistill.errors import BundleError
+from vistill.runtime.bundle import Bundle
+from vistill.runtime.decode import GenerationConfig
+
+SEEN = "cross_value.0"
+"""The output of the vision graph that a head reads."""
 
 ORDERS = 4
 """Longest n-gram in words."""
@@ -84,9 +90,17 @@ class ConsensusHead:
 
     def expect(self, features: Floats) -> Floats:
         """Features [B, F] -> what people would say of each picture [B, R]."""
-        random = fourier(normalised(features, self.mean, self.deviation), self.frequencies, self.phases)
-        out: Floats = (random @ self.weights.astype(np.float32)) * (self.weight_scale * self.gram_scale)
+        frequencies, weights = self._tables
+        random = fourier(normalised(features, self.mean, self.deviation), frequencies, self.phases)
+        out: Floats = random @ weights
         return out
+
+    @cached_property
+    def _tables(self) -> tuple[Floats, Floats]:
+        """Frequencies and weights as float32, turned into it once: at every picture it would take longer than
+        all else that the head does."""
+        scale = self.weight_scale * self.gram_scale
+        return self.frequencies.astype(np.float32), self.weights.astype(np.float32) * scale
 
     def consensus(self, expected: Floats, captions: Sequence[str]) -> list[float]:
         """Of each caption, with what is expected of its picture, one row [R] of `expect`."""
@@ -96,10 +110,18 @@ class ConsensusHead:
             scores.append(float(weights @ (self.grams[places].astype(np.float32) @ expected)))
         return scores
 
+    def ranked(
+        self, expected: Floats, captions: Sequence[str], scores: Sequence[float]
+    ) -> list[tuple[int, float]]:
+        """(place among `captions`, its score with WEIGHT times the consensus added), the best one first."""
+        agreed = self.consensus(expected, captions)
+        whole = [score + WEIGHT * consensus for score, consensus in zip(scores, agreed, strict=True)]
+        return sorted(enumerate(whole), key=lambda one: -one[1])
+
     def to_bytes(self) -> bytes:
         """As `from_bytes` reads it: an .npz file, compressed."""
         out = io.BytesIO()
-        np.savez_compressed(out, **vars(self))
+        np.savez_compressed(out, **{name: getattr(self, name) for name in TYPES})
         return out.getvalue()
 
     @classmethod
@@ -125,6 +147,18 @@ TYPES = {
 }  # fmt: skip
 
 
+def open_head(bundle: Bundle) -> ConsensusHead | None:
+    """The consensus head of a captioner's bundle; None if it has none. Raises BundleError."""
+    if "consensus" not in bundle.manifest.files:
+        return None
+    return ConsensusHead.from_bytes(bundle.read("consensus"), str(bundle.path("consensus")))
+
+
+def to_choose_from(config: GenerationConfig) -> GenerationConfig:
+    """The search that leaves a head the choice: all that it finds are candidates."""
+    return config if config.do_sample else replace(config, num_return=config.num_beams)
+
+
 def picture_features(values: Floats) -> Floats:
     """Cross-attention values of the first layer [B, h, N, d] -> [B, h * d], their mean over the patches."""
     out: Floats = values.mean(axis=2).reshape(len(values), -1)
@@ -138,9 +172,9 @@ def normalised(features: Floats, mean: Floats, deviation: Floats) -> Floats:
     return out
 
 
-def fourier(x: Floats, frequencies: NDArray[np.float16], phases: Floats) -> Floats:
+def fourier(x: Floats, frequencies: Floats, phases: Floats) -> Floats:
     """Random Fourier features with a constant one behind: [B, F] -> float32 [B, D + 1]."""
-    waves = np.cos(x @ frequencies.astype(np.float32) + phases) * math.sqrt(2 / len(phases))
+    waves = np.cos(x @ frequencies + phases) * math.sqrt(2 / len(phases))
     return np.concatenate((waves, np.full((len(x), 1), BIAS, np.float32)), axis=1, dtype=np.float32)
 
 

@@ -15,6 +15,8 @@ from vistill.errors import ConfigError
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
+MOST_BEAMS = 256
+"""More find nothing new and hold as many copies of the decoder's state for each picture."""
 _NEVER = np.float32(-np.inf)
 _WORTH_DROPPING = 0.25  # share of pictures done from which on copying the others pays
 
@@ -51,6 +53,7 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         for name, least in (("max_new_tokens", 1), ("num_beams", 1), ("num_return", 1)):
             _require(getattr(self, name) >= least, name, getattr(self, name), f"at least {least}")
+        _require(self.num_beams <= MOST_BEAMS, "num_beams", self.num_beams, f"at most {MOST_BEAMS}")
         for name in ("top_k", "seed", "no_repeat_ngram", "min_new_tokens"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         _require(self.temperature > 0, "temperature", self.temperature, "above 0")

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from vistill.errors import BundleError, ConfigError
 from vistill.runtime.bundle import ANSWERER, CAPTIONER, Bundle, Manifest, open_kind
-from vistill.runtime.consensus import WEIGHT, ConsensusHead, picture_features
+from vistill.runtime.consensus import SEEN, ConsensusHead, open_head, picture_features, to_choose_from
 from vistill.runtime.decode import GenerationConfig, generate
 from vistill.runtime.image import DEFAULT_LIMITS, Limits, Preprocess, preprocess
 from vistill.runtime.sessions import DecoderSession, VisionSession, available_cpus
@@ -116,14 +116,14 @@ class Captioner:
 
     def features(self, sources: Sequence[Source], pool: ThreadPoolExecutor) -> NDArray[np.float32]:
         """What a consensus head sees of each picture [B, F]."""
-        return picture_features(self._parts.vision.run(np.stack(self._read(sources, pool)))[_SEEN].numpy())
+        return picture_features(self._parts.vision.run(np.stack(self._read(sources, pool)))[SEEN].numpy())
 
     def _caption_batch(self, pixels: NDArray[np.float32], config: GenerationConfig) -> list[list[Caption]]:
         parts, tokens = self._parts, self.manifest.special_tokens
         wanted = config.num_return
         head = parts.consensus if self.rerank and max(config.num_beams, wanted) > 1 else None
-        if head is not None and not config.do_sample:
-            config = replace(config, num_return=config.num_beams)  # all that the search finds are candidates
+        if head is not None:
+            config = to_choose_from(config)
         cross = parts.vision.run(pixels)
         stepper = parts.decoder.start(cross)
         found = generate(stepper, len(pixels), bos=tokens["bos"], eos=tokens["eos"], config=config)
@@ -132,7 +132,7 @@ class Captioner:
         ]
         if head is None:
             return written
-        expected = head.expect(picture_features(cross[_SEEN].numpy()))
+        expected = head.expect(picture_features(cross[SEEN].numpy()))
         return [
             _reranked(head, row, captions)[:wanted] for row, captions in zip(expected, written, strict=True)
         ]
@@ -156,7 +156,7 @@ class Captioner:
             other = pool.submit(
                 lambda: DecoderSession(bundle.read("decoder"), self.threads, str(bundle.path("decoder")))
             )
-            chooser = pool.submit(_open_head, bundle) if self.rerank else None
+            chooser = pool.submit(open_head, bundle) if self.rerank else None
             vision = VisionSession(bundle.read("vision"), self.threads, str(bundle.path("vision")))
             tokenizer = bundle.tokenizer()
             decoder = other.result()
@@ -174,23 +174,12 @@ class _Parts(NamedTuple):
     consensus: ConsensusHead | None
 
 
-_SEEN = "cross_value.0"
-
-
-def _open_head(bundle: Bundle) -> ConsensusHead | None:
-    """The bundle's consensus head, if it has one."""
-    if "consensus" not in bundle.manifest.files:
-        return None
-    return ConsensusHead.from_bytes(bundle.read("consensus"), str(bundle.path("consensus")))
-
-
 def _reranked(
     head: ConsensusHead, expected: NDArray[np.float32], captions: Sequence[Caption]
 ) -> list[Caption]:
     """The captions of a picture, the one first that people would agree with most."""
-    agreed = head.consensus(expected, [caption.text for caption in captions])
-    scored = [Caption(c.text, c.score + WEIGHT * a) for c, a in zip(captions, agreed, strict=True)]
-    return sorted(scored, key=lambda caption: -caption.score)
+    ranked = head.ranked(expected, [c.text for c in captions], [c.score for c in captions])
+    return [Caption(captions[place].text, score) for place, score in ranked]
 
 
 def check_counts(threads: int | None, batch_size: int) -> None:
