@@ -125,6 +125,10 @@ def test_globs(tmp_path: Path) -> None:
     assert found(tmp_path, f"{tmp_path}/*") == ["1.jpg", "2.jpg", "x/3.jpg", "x/y/4.jpg"]
     assert found(tmp_path, f"{tmp_path}/**") == ["1.jpg", "2.jpg", "x/3.jpg", "x/y/4.jpg"]
     assert found(tmp_path, f"{tmp_path}/**/*.jpg") == ["1.jpg", "2.jpg", "x/3.jpg", "x/y/4.jpg"]
+    (tmp_path / "x" / "loop").symlink_to(tmp_path)
+    (tmp_path / "z").symlink_to(tmp_path / "x" / "y")
+    once = sorted(os.path.realpath(tmp_path / path) for path in found(tmp_path, f"{tmp_path}/**"))
+    assert once == [f"{tmp_path}/{path}" for path in ("1.jpg", "2.jpg", "x/3.jpg", "x/y/4.jpg")]
     assert found(tmp_path, f"{tmp_path}/*.gif") == []
 
 

@@ -245,6 +245,8 @@ def test_a_name_that_stands_for_nothing_is_noted(photos: Path, tmp_path: Path) -
         (["a.png", "--batch-size", "0"], "--batch-size"),
         (["a.png", "--num-beam", "2"], "--num-beam"),
         (["a.png", "--num-beams", "1", "--num-return", "3"], "--num-return 3 needs as many beams"),
+        (["a.png", "--suffix", "\n"], r"--suffix '\n': a caption is one line"),
+        (["a.png", "--prefix", "a\rb"], r"--prefix 'a\rb': a caption is one line"),
     ],
 )
 def test_wrong_options(photos: Path, words: list[str], named: str) -> None:

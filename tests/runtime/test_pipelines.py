@@ -160,6 +160,8 @@ def test_what_can_be_no_picture_is_refused(captioner: Captioner, tmp_path: Path)
                 captioner([picture(0), odd])  # type: ignore[list-item]
     with pytest.raises(TypeError, match="got ndarray"):
         captioner(np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(TypeError, match="got ndarray"):
+        captioner(np.zeros((0, 4, 3), np.uint8))
 
 
 def test_a_broken_picture_is_an_image_error(captioner: Captioner) -> None:

@@ -6,7 +6,7 @@ and opens like any other.
 
 import glob
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 # The one table of picture names, which the readers of data sets use too. Only for pictures found inside
@@ -35,7 +35,7 @@ def expand(name: str, recursive: bool, on_error: OnError) -> Iterator[str]:
         yield from walk(name, recursive, on_error)
     elif not os.path.lexists(name) and glob.has_magic(name):
         names_a_suffix = os.path.splitext(name)[1] != ""
-        for match in sorted(glob.iglob(name, recursive=True), key=os.fsencode):
+        for match in _folders_once(sorted(glob.iglob(name, recursive=True), key=os.fsencode)):
             if os.path.isdir(match):
                 if "**" not in name:  # "**" lists what lies in the folders by itself
                     yield from walk(match, recursive, on_error)
@@ -43,6 +43,25 @@ def expand(name: str, recursive: bool, on_error: OnError) -> Iterator[str]:
                 yield match
     else:
         yield name
+
+
+def _folders_once(matches: Iterable[str]) -> Iterator[str]:
+    """The matches, each folder under one name: ** follows a loop of links forty times."""
+    entered: dict[str, bool] = {}
+    identities = set()
+    for match in matches:
+        folder = os.path.dirname(match) or os.curdir
+        if folder not in entered:
+            try:
+                status = os.stat(folder)
+            except OSError:  # it went away; the reader says so
+                identity: object = folder
+            else:
+                identity = (status.st_dev, status.st_ino)
+            entered[folder] = identity not in identities
+            identities.add(identity)
+        if entered[folder]:
+            yield match
 
 
 def walk(folder: str, recursive: bool, on_error: OnError) -> Iterator[str]:

@@ -66,7 +66,7 @@ def caption(
     from vistill.runtime.pipelines import Captioner
 
     names = list(paths or ())
-    _check(sidecar, num_beams, num_return)
+    _check(sidecar, num_beams, num_return, prefix, suffix)
     check_names(names, from_file)
     beams: dict[str, Any] = {} if num_beams is None else {"num_beams": num_beams}
     captioner = Captioner(model, threads=threads, batch_size=batch_size, rerank=rerank, **beams)
@@ -108,7 +108,7 @@ def _line(result: "Result", as_json: bool, bare: bool, ranked: bool) -> bytes:
     return lines.encode("utf-8", "backslashreplace")
 
 
-def _check(sidecar: str | None, num_beams: int | None, num_return: int) -> None:
+def _check(sidecar: str | None, num_beams: int | None, num_return: int, prefix: str, suffix: str) -> None:
     from vistill.archive.sidecars import SIDECAR_KINDS
     from vistill.errors import ConfigError
 
@@ -116,6 +116,9 @@ def _check(sidecar: str | None, num_beams: int | None, num_return: int) -> None:
         raise ConfigError(f"--sidecar must be one of {', '.join(SIDECAR_KINDS)}, got {sidecar!r}")
     if num_beams is not None and num_beams < num_return:
         raise ConfigError(f"--num-return {num_return} needs as many beams: got --num-beams {num_beams}")
+    for option, text in (("--prefix", prefix), ("--suffix", suffix)):
+        if "\n" in text or "\r" in text:
+            raise ConfigError(f"{option} {text!r}: a caption is one line; leave the line break away")
 
 
 def _decorated(result: "Result", prefix: str, suffix: str) -> "Result":

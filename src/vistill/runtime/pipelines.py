@@ -205,9 +205,9 @@ def check_picture(source: object) -> None:
 def check_several(sources: object) -> None:
     """Raise TypeError for one picture, or a kind of one, where several are wanted.
 
-    Some of these are iterable too, but give no pictures: a name its letters, a file its lines.
+    Some of these are iterable too, but give no pictures: a name its letters, a file its lines, an array rows.
     """
-    single = (bytes, bytearray, memoryview, str, os.PathLike, Image.Image)
+    single = (bytes, bytearray, memoryview, str, os.PathLike, Image.Image, np.ndarray)
     if isinstance(sources, single) or hasattr(sources, "read") or not isinstance(sources, Iterable):
         raise TypeError(
             "pictures must come as a list or another iterable of bytes, paths or PIL images, got "
