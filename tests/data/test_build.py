@@ -20,6 +20,7 @@ from vistill.data import build as building
 from vistill.data import scan
 from vistill.data.dataset import BuildConfig, build, info, open_dataset, open_split, read_report, split_names
 from vistill.errors import ConfigError, DataError
+from vistill.runtime.image import DEFAULT_LIMITS
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
@@ -293,6 +294,20 @@ def test_a_picture_that_cannot_be_opened_costs_itself_alone(
     assert report["splits"]["train"]["pictures"] == 2
     assert _reasons(report) == {"b.jpg": "image_unreadable", "pipe.jpg": "image_not_a_file"}
     assert f"b.jpg: {os.strerror(number)}" in [item["detail"] for item in report["dropped"]["items"]]
+
+
+def test_a_picture_of_too_many_bytes_is_not_read_at_all(tmp_path: Path, photo, monkeypatch) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    for name in ("a", "b"):
+        (root / f"{name}.txt").write_text("A dog")
+    (root / "a.jpg").write_bytes(photo(1))
+    with (root / "b.jpg").open("wb") as file:
+        file.truncate(DEFAULT_LIMITS.max_bytes + 1)  # a file with a hole, which takes no room
+    _refuse(monkeypatch, "b.jpg", errno.EMFILE)
+    report = build("folder", root, tmp_path / "out")
+    assert report["splits"]["train"]["pictures"] == 1
+    assert _reasons(report) == {"b.jpg": "image_too_many_bytes"}
 
 
 def test_a_system_that_opens_no_file_at_all_stops_the_build(

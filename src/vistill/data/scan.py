@@ -22,7 +22,7 @@ from vistill.data.records import Annotation, Dropped, Entry, Item, clean_caption
 from vistill.data.sources.common import lot
 from vistill.data.store import read_json_lines, write_json_lines
 from vistill.errors import ImageError
-from vistill.runtime.image import read_image
+from vistill.runtime.image import DEFAULT_LIMITS, read_image
 
 CHUNK = 256  # pictures that one scan file covers: what a killed build has to open again
 
@@ -188,6 +188,7 @@ def _for_row(found: dict[str, Any], key: str) -> dict[str, Any]:
 def open_picture(row: dict[str, Any], root: Path) -> dict[str, Any]:
     """Read and fully decode one picture of the plan; return its row of the scan."""
     try:
+        _check_size(row)
         data = read_picture(row, root)
         image = read_image(data)
     except ImageError as error:
@@ -205,6 +206,13 @@ def open_picture(row: dict[str, Any], root: Path) -> dict[str, Any]:
         thumbnail=base64.b64encode(thumbnail(image)).decode(),
     )
     return dict(vars(found))
+
+
+def _check_size(row: dict[str, Any]) -> None:
+    """Raise ImageError for a picture that would be refused once read; base64 is longer than its bytes."""
+    size = row.get("inflated") or row.get("bytes", 0)
+    if size > DEFAULT_LIMITS.max_bytes and "base64_row" not in row:
+        raise ImageError("too_many_bytes", f"has {size:,} bytes, the limit is {DEFAULT_LIMITS.max_bytes:,}")
 
 
 def chunks(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
