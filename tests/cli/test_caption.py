@@ -387,7 +387,14 @@ def test_stopped_at_any_time_it_goes_on(tmp_path: Path, number: signal.Signals) 
     environment = os.environ | {"VISTILL_TEST_SLOW": "0.25"}
     out = tmp_path / "c.jsonl"
     for stop in (1, 2):
-        started = subprocess.Popen(words, cwd=tmp_path, env=environment, stderr=subprocess.PIPE)
+        started = subprocess.Popen(
+            words,
+            cwd=tmp_path,
+            env=environment,
+            stderr=subprocess.PIPE,
+            # Where the tests themselves were started in the background, children would ignore interrupts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         floor = len(out.read_bytes()) if out.exists() else 0
         while not (out.exists() and len(out.read_bytes()) > floor) and started.poll() is None:
             time.sleep(0.002)

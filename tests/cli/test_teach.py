@@ -16,9 +16,10 @@ from tests.distill.tiny_teachers import save_checkpoint
 from tests.tiny import build_data
 
 from vistill.cli.teach import app
-from vistill.distill import teachers
+from vistill.distill import teachers, teachers_remote
 from vistill.distill.cache import TeacherCache
 from vistill.distill.cache_run import run as make
+from vistill.distill.teachers_remote import Pace
 from vistill.errors import ConfigError
 from vistill.runtime.image import AugmentSpec
 
@@ -260,7 +261,7 @@ def test_a_server_that_refuses_every_request_ends_the_run(
 
 
 def test_rates_are_no_part_of_a_cache_and_the_prompt_is(
-    data: Path, tmp_path: Path, run: Run, server: Server
+    data: Path, tmp_path: Path, run: Run, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, url = tmp_path / "c", f"{server.url}#m"
     words = ("run", url, data, "--out", out, "--shard-records", 3)
@@ -271,9 +272,15 @@ def test_rates_are_no_part_of_a_cache_and_the_prompt_is(
     refused = run(*words, *rates)
     assert refused.returncode == 2
     assert "is another cache: the prompt was 'Say less.' and is 'Describe this picture in" in refused.stderr
-    server.times.clear()
+    paces: list[Pace] = []
+
+    def kept(per_minute: float) -> Pace:
+        paces.append(Pace(per_minute))
+        return paces[-1]
+
+    monkeypatch.setattr(teachers_remote, "Pace", kept)
     assert run(*words, "--prompt", "Say less.", *rates).returncode == 0
-    assert server.times[-1] - server.times[0] >= 0.099, "three requests, 0.05 s apart"
+    assert [pace.between for pace in paces] == [0.05], "1,200 a minute"
     assert len(TeacherCache.open(out)) == 6
 
 
