@@ -47,20 +47,16 @@ def expand(name: str, recursive: bool, on_error: OnError) -> Iterator[str]:
 
 def _folders_once(matches: Iterable[str]) -> Iterator[str]:
     """The matches, each folder under one name: ** follows a loop of links forty times."""
-    entered: dict[str, bool] = {}
-    identities = set()
+    names: dict[tuple[int, int], str] = {}  # of each folder the first
+    first: dict[str, bool] = {}
     for match in matches:
         folder = os.path.dirname(match) or os.curdir
-        if folder not in entered:
+        if folder not in first:
             try:
-                status = os.stat(folder)
+                first[folder] = names.setdefault(_identity(folder), folder) == folder
             except OSError:  # it went away; the reader says so
-                identity: object = folder
-            else:
-                identity = (status.st_dev, status.st_ino)
-            entered[folder] = identity not in identities
-            identities.add(identity)
-        if entered[folder]:
+                first[folder] = True
+        if first[folder]:
             yield match
 
 
@@ -90,15 +86,21 @@ def walk(folder: str, recursive: bool, on_error: OnError) -> Iterator[str]:
 def _entries(folder: str, entered: set[tuple[int, int]], on_error: OnError) -> list["os.DirEntry[str]"]:
     """What lies in a folder, sorted; nothing if it was entered before or cannot be read."""
     try:
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in entered:
+        identity = _identity(folder)
+        if identity in entered:
             return []
-        entered.add((status.st_dev, status.st_ino))
+        entered.add(identity)
         with os.scandir(folder) as listing:
             return sorted(listing, key=lambda entry: os.fsencode(entry.name))
     except OSError as error:
         on_error(folder, error)
         return []
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    """What a folder is under every name. Raises OSError."""
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def _named_as_picture(name: str) -> bool:
