@@ -4,9 +4,10 @@
 #   VISTILL_DATA=FOLDER scripts/distil_sizes.sh [OUT]
 #
 # FOLDER holds flickr8k/ and imagenet_sample1000/; OUT (built and runs) is by default the current folder. The teacher
-# is checkpoints/flickr8k-captioner, shown each picture at four sizes. `anew` learns from random weights, `small` goes
-# on from two of its three decoder layers. Every step is skipped or continued when the script is run again. On two
-# cores without AVX-512: 25 minutes for the teacher's answers, two hours for the students.
+# is checkpoints/flickr8k-captioner, shown each picture at four sizes. `anew` learns from random weights, and then
+# self-critically as `scst`; `small` goes on from two of its three decoder layers. Every step is skipped or continued
+# when the script is run again. On two cores without AVX-512: 25 minutes for the teacher's answers, two and a half
+# hours for the students.
 set -euo pipefail
 data=${VISTILL_DATA:?set it to the folder of the data sets}
 scripts=$(cd "$(dirname "$0")" && pwd)
@@ -31,26 +32,39 @@ score() {
 }
 score teacher-sizes "$teacher"
 
+# run NAME WORDS: train it, or go on with it, unless it is done; then score it
+run() {
+  local name=$1
+  shift
+  if [[ ! -f runs/$name/done ]]; then
+    vistill train name="$name" "$@" $([[ -f runs/$name/last.ckpt ]] && echo --resume || true)
+    touch "runs/$name/done"
+  fi
+  score "$name" "runs/$name/best"
+}
+
 declare -A starts=([anew]="tower_from=$parent" [small]="init_from=$parent")
+declare -A seeds=([anew]="0 1 2 3" [scst]="0 1 2 3" [small]="0 1 2")
 declare -A arms=(
   [none]=""
   [teacher]="objective.cross_entropy=0.2 objective.teacher_cross_entropy=0.3 objective.top_k_kl=1.0"
 )
-row() { printf "runs/evaluate/$1-%s," 0 1 2 | sed 's/,$//'; }
-for student in anew small; do
-  for seed in 0 1 2; do
+for student in anew scst small; do
+  for seed in ${seeds[$student]}; do
     for arm in none teacher; do
-      name=$student-$arm-$seed
-      if [[ ! -f runs/$name/done ]]; then
+      if [[ $student == scst ]]; then
+        run "scst-$arm-$seed" experiment=flickr8k-captioner-anew-scst "init_from=runs/anew-$arm-$seed/best" \
+          trainer.seed="$seed"
+      else
         # shellcheck disable=SC2086
-        vistill train experiment=flickr8k-captioner-$student name=$name "${starts[$student]}" trainer.seed=$seed \
-          datamodule.teacher=built/teacher-sizes ${arms[$arm]} $([[ -f runs/$name/last.ckpt ]] && echo --resume || true)
-        touch "runs/$name/done"
+        run "$student-$arm-$seed" experiment=flickr8k-captioner-$student "${starts[$student]}" trainer.seed="$seed" \
+          datamodule.teacher=built/teacher-sizes ${arms[$arm]}
       fi
-      score "$name" "runs/$name/best"
     done
   done
+  # shellcheck disable=SC2086
+  row() { printf "runs/evaluate/$student-$1-%s," ${seeds[$student]} | sed 's/,$//'; }
   vistill report distill --teacher "the captioner at four sizes=runs/evaluate/teacher-sizes" --data built/flickr8k-extra \
-    --row "no teacher=$(row $student-none)" --row "its captions and likeliest words=$(row $student-teacher)" \
+    --row "no teacher=$(row none)" --row "its captions and likeliest words=$(row teacher)" \
     --examples 0 --out "runs/report-$student"
 done
