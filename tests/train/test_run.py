@@ -43,9 +43,11 @@ def _command(folder: Path, name: str, *words: str) -> list[str]:
     return [sys.executable, "-c", code, "train", *WORDS, *paths, *words]
 
 
-def _run(command: list[str]) -> None:
+def _run(command: list[str]) -> str:
+    """What it printed."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 @pytest.mark.slow
@@ -137,8 +139,11 @@ def test_a_second_stage_shows_the_kept_features_of_the_first(tmp_path: Path) -> 
 @pytest.mark.slow
 def test_a_dry_run_keeps_nothing(tmp_path: Path) -> None:
     build_data(tmp_path)
-    _run(_command(tmp_path, "dry", "trainer.fast_dev_run=true"))
+    printed = _run(_command(tmp_path, "dry", "trainer.fast_dev_run=true"))
     assert not (tmp_path / "dry").exists()
+    assert f"{tmp_path}/dry/best" not in printed
+    kept = _run(_command(tmp_path, "kept", "trainer.max_epochs=1"))
+    assert kept.splitlines()[-1] == f"{tmp_path}/kept/best"
 
 
 @pytest.mark.slow

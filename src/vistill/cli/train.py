@@ -35,4 +35,5 @@ def train(
         folder = answer.train(config, resume=resume)
     else:
         folder = caption.train(config, resume=resume)
-    typer.echo(folder / BEST)
+    if not config.trainer.fast_dev_run:
+        typer.echo(folder / BEST)
