@@ -35,7 +35,7 @@ from vistill.distill.teachers import load_teacher
 from vistill.models.captioner import Captioner, CaptionerConfig
 from vistill.models.language import DecoderConfig
 from vistill.models.torchvision_repair import repair_torchvision
-from vistill.models.vision import VisionConfig, tower_preprocess
+from vistill.models.vision import VisionConfig, in_training_layout, tower_preprocess
 from vistill.provenance import environment
 from vistill.runtime.decode import GenerationConfig
 from vistill.train.optim import OptimConfig, build_optimizer
@@ -143,7 +143,7 @@ def measure(
     vision = VisionConfig(weights="wheel")
     vocabulary = tokenizer.get_vocab_size()
     model = Captioner(CaptionerConfig(vision, decoder=DecoderConfig(vocabulary)), pretrained=True).train()
-    model.tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as in training
+    in_training_layout(model.tower)
     pixels = replayed_pixels(table, tower_preprocess(vision), config.augment, 1, 0)
     rows = CaptionRows(table, pixels, tokenizer, captions=5, longest=40, seed=0)
     batches = [

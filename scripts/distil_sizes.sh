@@ -49,6 +49,10 @@ declare -A arms=(
   [none]=""
   [teacher]="objective.cross_entropy=0.2 objective.teacher_cross_entropy=0.3 objective.top_k_kl=1.0"
 )
+# row ARM: the evaluations of this student
+# shellcheck disable=SC2086
+row() { printf "runs/evaluate/$student-$1-%s," ${seeds[$student]} | sed 's/,$//'; }
+
 for student in anew scst small; do
   for seed in ${seeds[$student]}; do
     for arm in none teacher; do
@@ -62,8 +66,6 @@ for student in anew scst small; do
       fi
     done
   done
-  # shellcheck disable=SC2086
-  row() { printf "runs/evaluate/$student-$1-%s," ${seeds[$student]} | sed 's/,$//'; }
   vistill report distill --teacher "the captioner at four sizes=runs/evaluate/teacher-sizes" --data built/flickr8k-extra \
     --row "no teacher=$(row none)" --row "its captions and likeliest words=$(row teacher)" \
     --examples 0 --out "runs/report-$student"

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from tokenizers import Tokenizer
 
 from vistill.data.collate import Batch, locate
@@ -25,7 +24,7 @@ from vistill.models.loading import AnyCaptioner, load_model, save_model
 from vistill.models.prefix import PrefixConfig
 from vistill.models.pretrained import PretrainedCaptioner
 from vistill.models.tokens import BOS, EOS
-from vistill.models.vision import tower_preprocess
+from vistill.models.vision import in_training_layout, tower_preprocess
 from vistill.runtime.decode import GenerationConfig, generate
 from vistill.runtime.image import Preprocess
 from vistill.train.callbacks import LogSamples, ScoreDev
@@ -102,7 +101,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         model, tokenizer = _with_new_words(model, tokenizer, data)
     if config.tower_from:
         preprocess = with_tower(model, config.tower_from)
-    model.tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast on a CPU
+    in_training_layout(model.tower)
     model.train()  # Lightning leaves the mode as it is, and a loaded checkpoint is in evaluation mode
     frozen = freeze(model, config.trainer.policy())
     print_parameters(model)
