@@ -18,7 +18,7 @@ from vistill.export.common import ExportConfig
 from vistill.export.consensus import fit
 from vistill.export.run import export_captioner
 from vistill.models.checkpoint import save_captioner
-from vistill.runtime.consensus import fourier, hashed, normalised, words
+from vistill.runtime.consensus import fourier, hashed, projected, words
 from vistill.runtime.pipelines import Captioner
 
 TEXTS = [
@@ -40,7 +40,8 @@ def test_it_is_ridge_regression() -> None:
     captions = [[words(text) for text in texts] for texts in TEXTS]
     features = np.random.default_rng(0).standard_normal((len(captions), 6)).astype("f4")
     head = fit(features, captions)
-    x = fourier(normalised(features, head.mean, head.deviation), head.frequencies, head.phases).astype(float)
+    seen = projected(features, head.mean, head.projection.astype("f4"))
+    x = fourier(seen, head.frequencies, head.phases).astype(float)
     targets = np.zeros((len(captions), 512))
     for row, texts in zip(targets, captions, strict=True):
         for text in texts:

@@ -8,6 +8,7 @@ from tests.export.conftest import Exported
 
 from vistill.export.parity import logit_error, onnx_start, torch_start
 from vistill.models.tokens import NEVER_GENERATED
+from vistill.runtime.sessions import VisionSession
 
 
 def shapes(path: object) -> dict[str, list[object]]:
@@ -25,6 +26,7 @@ def test_names_and_shapes_are_those_of_the_format(exported: Exported) -> None:
         "cross_value.0": ["B", 2, 4, 8],
         "cross_key.1": ["B", 2, 8, 4],
         "cross_value.1": ["B", 2, 4, 8],
+        "tower_mean": ["B", exported.model.tower.width],
     }
     decoder = shapes(exported.decoder)
     assert decoder["tokens"] == ["B", "C"]
@@ -36,13 +38,15 @@ def test_names_and_shapes_are_those_of_the_format(exported: Exported) -> None:
 
 
 def test_vision_equals_torch_for_any_batch(exported: Exported) -> None:
-    start = onnx_start(exported.vision, exported.decoder, threads=1)
     for count in (1, 2, 5):
         pixels = exported.pixels(count)
         with torch.no_grad():
-            memory = exported.model.vision(torch.from_numpy(pixels))
-            theirs = exported.model.decoder.cross_kv(memory)
-        for name, value in start(pixels).cross.items():  # type: ignore[attr-defined]
+            features = exported.model.tower(torch.from_numpy(pixels))
+            theirs = exported.model.decoder.cross_kv(exported.model.mapper(features))
+        found = VisionSession(exported.vision.read_bytes(), threads=1).run(pixels)
+        np.testing.assert_allclose(found.pop("tower_mean").numpy(), features.mean(1).numpy(), atol=2e-5)
+        assert len(found) == 4
+        for name, value in found.items():
             kind, layer = name.split(".")
             expected = theirs[int(layer)][0 if kind == "cross_key" else 1]
             np.testing.assert_allclose(value.numpy(), expected.numpy(), atol=2e-5, rtol=1e-4)
@@ -97,7 +101,6 @@ def test_a_vision_transformer_exports_too(exported: Exported, tmp_path: object) 
     from tests.tiny import tiny_captioner
 
     from vistill.export.onnx import export_vision
-    from vistill.runtime.sessions import VisionSession
 
     torch.manual_seed(1)
     model = tiny_captioner("test_vit")

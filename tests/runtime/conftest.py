@@ -74,10 +74,10 @@ def write_tiny_graphs(folder: Path) -> dict[str, Path]:
         node("Reshape", "memory heads", "split"),  # [B, N, h, d]
         node("Transpose", "split", "cross_key.0", perm=[0, 2, 3, 1]),
         node("Transpose", "split", "cross_value.0", perm=[0, 2, 1, 3]),
+        node("ReduceMean", "memory", "tower_mean", axes=[1], keepdims=0),
     ]
-    _write_graph(
-        folder / "vision.onnx", vision, {"pixels": ["B", 3, SIDE, SIDE]}, ["cross_key.0", "cross_value.0"]
-    )
+    outputs = ["cross_key.0", "cross_value.0", "tower_mean"]
+    _write_graph(folder / "vision.onnx", vision, {"pixels": ["B", 3, SIDE, SIDE]}, outputs)
     decoder = [
         node("Shape", "past_key.0", "shape"),
         node("Gather", "shape third", "time"),
@@ -145,12 +145,12 @@ def tiny_logits(pixels: NDArray[np.float32], text: list[int]) -> NDArray[np.floa
 
 def random_head(seed: int = 0, **changes: NDArray[np.generic]) -> ConsensusHead:
     """A consensus head for the tiny bundle; `changes` are arrays in place of its own."""
-    features, random, reduced, rows, table = HEADS * HEAD_WIDTH, 16, 5, 64, 128
+    features, kept, random, reduced, rows, table = HEADS * HEAD_WIDTH, 3, 16, 5, 64, 128
     rng = np.random.default_rng(seed)
     arrays = {
         "mean": rng.standard_normal(features).astype("f4"),
-        "deviation": rng.uniform(0.5, 2, features).astype("f4"),
-        "frequencies": rng.standard_normal((features, random)).astype("f2"),
+        "projection": rng.uniform(-1, 1, (features, kept)).astype("f2"),
+        "frequencies": rng.standard_normal((kept, random)).astype("f2"),
         "phases": rng.uniform(0, 6, random).astype("f4"),
         "weights": rng.integers(-127, 128, (random + 1, reduced)).astype("i1"),
         "weight_scale": rng.uniform(0.01, 0.02, reduced).astype("f4"),

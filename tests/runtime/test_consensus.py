@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from tests.runtime.conftest import random_head, tiny_manifest
 
 from vistill.errors import BundleError
@@ -34,7 +36,7 @@ def test_the_consensus_is_its_formula() -> None:
         norm = math.sqrt(sum(value**2 for value in found.values()))
         for key, value in found.items():
             vector[(key >> 8) % len(head.grams)] += value / norm / 4
-    x = (features - head.mean) / head.deviation
+    x = (features - head.mean) @ head.projection.astype(float)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     waves = np.cos(x @ head.frequencies.astype(float) + head.phases) * math.sqrt(2 / len(head.phases))
     random = np.c_[waves, np.full(2, 0.3)]
@@ -87,6 +89,7 @@ def test_a_head_is_the_same_after_a_file_and_others_are_refused() -> None:
         ("grams", head.grams[:-1]),
         ("weights", head.weights[:-1]),
         ("mean", head.mean[:-1]),
+        ("projection", head.projection[:, :-1]),
         ("idf", head.idf[:0]),
     ):
         with pytest.raises(ValueError, match="do not belong together"):
@@ -119,8 +122,7 @@ def test_a_captioner_puts_first_what_people_would_agree_with(save: Save) -> None
     captioner = Captioner(save(head), num_beams=4)
     plain = Captioner(captioner.bundle.folder, num_beams=4, rerank=False)
     found, before = captioner.caption_arrays(pixels, 4), plain.caption_arrays(pixels, 4)
-    values = captioner._parts.vision.run(pixels)["cross_value.0"].numpy()
-    expected = head.expect(consensus.picture_features(values))
+    expected = head.expect(captioner._parts.vision.run(pixels)["tower_mean"].numpy())
     for row, ours, theirs in zip(expected, found, before, strict=True):
         agreed = head.consensus(row, [caption.text for caption in theirs])
         scores = {c.text: c.score + consensus.WEIGHT * a for c, a in zip(theirs, agreed, strict=True)}
@@ -133,6 +135,34 @@ def test_a_captioner_puts_first_what_people_would_agree_with(save: Save) -> None
     drawn = Captioner(captioner.bundle.folder, do_sample=True, num_return=3).caption_arrays(pixels)
     assert all(row == sorted(row, key=lambda caption: -caption.score) for row in drawn)
     assert {len(row) for row in drawn} == {3}
+
+
+def test_a_head_of_another_tower_is_told(save: Save) -> None:
+    head = random_head()
+    wider = random_head(mean=np.zeros(9, "f4"), projection=np.tile(head.projection[:1], (9, 1)))
+    with pytest.raises(BundleError, match="reads 9 numbers of tower_mean, the vision graph gives 8"):
+        Captioner(save(wider)).caption_arrays(np.zeros((1, 3, 4, 4), np.float32))
+
+
+def test_a_graph_of_old_captions_but_has_nothing_for_a_head(
+    tiny_files: dict[str, Path], tmp_path: Path
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(tiny_files["vision"])
+    assert model.graph.output.pop().name == model.graph.node.pop().output[0] == "tower_mean"
+    old, head, pixels = tmp_path / "old.onnx", tmp_path / "consensus.npz", np.zeros((1, 3, 4, 4), np.float32)
+    onnx.save(model, old)
+    head.write_bytes(random_head().to_bytes())
+    write_bundle(
+        tmp_path / "chosen", tiny_manifest(), tiny_files | {"vision": old, "consensus": head}, card=""
+    )
+    with pytest.raises(BundleError, match="of tower_mean, the vision graph gives none"):
+        Captioner(tmp_path / "chosen").caption_arrays(pixels)
+    write_bundle(tmp_path / "plain", tiny_manifest(), tiny_files | {"vision": old}, card="")
+    captioner = Captioner(tmp_path / "plain")
+    assert captioner.caption_arrays(pixels)[0][0].text
+    with pytest.raises(BundleError, match="gives no tower_mean, which a consensus head reads; export"):
+        captioner.features([Image.new("RGB", (4, 4))], ThreadPoolExecutor(1))
 
 
 def test_a_damaged_head_is_told(save: Save) -> None:

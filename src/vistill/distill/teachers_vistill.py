@@ -45,10 +45,11 @@ from vistill.models.compiled import Run, compile_trunk
 from vistill.models.loading import AnyCaptioner, load_model
 from vistill.models.tokens import BOS, EOS, PAD
 from vistill.runtime.bundle import CAPTIONER, open_kind
-from vistill.runtime.consensus import SEEN, open_head, picture_features, to_choose_from
+from vistill.runtime.consensus import open_head, to_choose_from
 from vistill.runtime.decode import GenerationConfig, Hypothesis, Stepper, generate
 from vistill.runtime.image import Preprocess, to_array
-from vistill.runtime.sessions import DecoderSession, VisionSession
+from vistill.runtime.pipelines import check_fit
+from vistill.runtime.sessions import TOWER_MEAN, DecoderSession, VisionSession
 
 Ids = list[int]
 
@@ -207,6 +208,7 @@ class BundleTeacher:
         self.vision = VisionSession(bundle.read("vision"), None, str(bundle.path("vision")))
         self.decoder = DecoderSession(bundle.read("decoder"), None, str(bundle.path("decoder")))
         self.head = open_head(bundle)
+        check_fit(bundle, self.vision, self.decoder, self.head)
         self.tokenizer = bundle.tokenizer()
         self.context = self.manifest.context or 2**31
         self.can = frozenset({"captions", "top_k"})
@@ -260,7 +262,7 @@ class BundleTeacher:
         found = generate(stepper, 1, bos=tokens["bos"], eos=tokens["eos"], config=search)[0]
         if head is None:
             return _best_first(found)
-        expected = head.expect(picture_features(cross[SEEN].numpy()))[0]
+        expected = head.expect(cross[TOWER_MEAN].numpy())[0]
         ranked = head.ranked(expected, [_decode(self.tokenizer, h) for h in found], [h.score for h in found])
         return [replace(found[place], score=score) for place, score in ranked[: config.num_return]]
 

@@ -21,14 +21,16 @@ from torch import Tensor, nn
 from vistill.models.captioner import Captioner
 from vistill.models.language import KeyValue
 from vistill.models.loading import AnyCaptioner, AnyDual
+from vistill.runtime.sessions import TOWER_MEAN
 
 OPSET = 20  # GELU is one operator from here on; onnxruntime knows it from 1.18 on
 
 
 class VisionGraph(nn.Module):
-    """pixels [B, 3, H, W] -> cross-attention key and value of each decoder layer, flat.
+    """pixels [B, 3, H, W] -> cross-attention key and value of each decoder layer, flat, and the tower's mean.
 
-    Of a prefix captioner those are the keys and values of the prefix in each layer of its language model.
+    Of a prefix captioner those are the keys and values of the prefix in each layer of its language model. The
+    mean over patches of the tower's features [B, F] is for a consensus head.
     """
 
     def __init__(self, model: AnyCaptioner) -> None:
@@ -36,8 +38,9 @@ class VisionGraph(nn.Module):
         self.model = model
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
-        cross = self.model.decoder.cross_kv(self.model.vision(pixels))
-        return [part for pair in turned(self.model, cross) for part in pair]
+        features = self.model.tower(pixels)
+        cross = self.model.decoder.cross_kv(self.model.mapper(features))
+        return [*(part for pair in turned(self.model, cross) for part in pair), features.mean(1)]
 
 
 class DecoderGraph(nn.Module):
@@ -65,7 +68,7 @@ def export_vision(model: AnyCaptioner, path: Path) -> None:
     """Write the vision graph: any number of pictures B, of the size in the model's config."""
     size = model.config.vision.image_size
     example = (torch.zeros(2, 3, size, size),)
-    names = name_pairs("cross", len(model.decoder.empty_past(1)))
+    names = [*name_pairs("cross", len(model.decoder.empty_past(1))), TOWER_MEAN]
     batch = torch.export.Dim("B")
     with plain_attention(model):
         write_graph(VisionGraph(model), example, ({0: batch},), ["pixels"], names, path)

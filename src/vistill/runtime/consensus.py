@@ -5,11 +5,11 @@ picture, what people's captions of it have in common, and the caption that has m
 is predicted is the mean of their tf-idf vectors of 1- to 4-grams: its product with the vector of a caption is
 the consensus that CIDEr measures (Vedantam et al. 2015, eq. 3; without the penalties of CIDEr-D). Nearest
 neighbours were used so by Devlin et al. 2015 ("Exploring Nearest Neighbor Approaches for Image Captioning");
-here a kernel regression on the captioner's own features takes their place: no training picture or caption is
+here a kernel regression on the captioner's own tower takes their place: no training picture or caption is
 kept.
 
-    cross values of the first layer, mean over patches [B, F]
-        -> standardised, unit norm
+    features of the vision tower, mean over patches [B, F]
+        -> standardised, on their principal components, unit norm [B, P]
         -> random Fourier features of a Gaussian kernel (Rahimi & Recht 2007) [B, D + 1]
         -> linear -> what people would say, [B, R]
     a caption -> its n-grams, hashed into H rows -> their mean by tf-idf [R]
@@ -34,9 +34,6 @@ from vistill.errors import BundleError
 from vistill.runtime.bundle import Bundle
 from vistill.runtime.decode import GenerationConfig
 
-SEEN = "cross_value.0"
-"""The output of the vision graph that a head reads."""
-
 ORDERS = 4
 """Longest n-gram in words."""
 WEIGHT = 200.0
@@ -56,13 +53,13 @@ Floats = NDArray[np.float32]
 class ConsensusHead:
     """Arrays of the head; int8 tables are `table * scale` of their last axis.
 
-    mean, deviation float32 [F]; frequencies float16 [F, D]; phases float32 [D]; weights int8 [D + 1, R] and
-    weight_scale float32 [R]; grams int8 [H, R] and gram_scale float32 [R]; idf uint8 [I], in steps of
-    most_idf / 254, UNSEEN where nothing is known.
+    mean float32 [F]; projection float16 [F, P]; frequencies float16 [P, D]; phases float32 [D]; weights int8
+    [D + 1, R] and weight_scale float32 [R]; grams int8 [H, R] and gram_scale float32 [R]; idf uint8 [I], in
+    steps of most_idf / 254, UNSEEN where nothing is known.
     """
 
     mean: Floats
-    deviation: Floats
+    projection: NDArray[np.float16]
     frequencies: NDArray[np.float16]
     phases: Floats
     weights: NDArray[np.int8]
@@ -73,11 +70,12 @@ class ConsensusHead:
     most_idf: Floats
 
     def __post_init__(self) -> None:
-        features, random = self.frequencies.shape
+        features, kept = self.projection.shape
+        random = len(self.phases)
         reduced, rows, table = self.weights.shape[1], len(self.grams), len(self.idf)
         fits = (
-            self.mean.shape == self.deviation.shape == (features,)
-            and self.phases.shape == (random,)
+            self.mean.shape == (features,)
+            and self.frequencies.shape == (kept, random)
             and self.weights.shape == (random + 1, reduced)
             and self.grams.shape == (rows, reduced)
             and self.weight_scale.shape == self.gram_scale.shape == (reduced,)
@@ -90,17 +88,17 @@ class ConsensusHead:
 
     def expect(self, features: Floats) -> Floats:
         """Features [B, F] -> what people would say of each picture [B, R]."""
-        frequencies, weights = self._tables
-        random = fourier(normalised(features, self.mean, self.deviation), frequencies, self.phases)
+        projection, frequencies, weights = self._tables
+        random = fourier(projected(features, self.mean, projection), frequencies, self.phases)
         out: Floats = random @ weights
         return out
 
     @cached_property
-    def _tables(self) -> tuple[Floats, Floats]:
-        """Frequencies and weights as float32, turned into it once: at every picture it would take longer than
-        all else that the head does."""
-        scale = self.weight_scale * self.gram_scale
-        return self.frequencies.astype(np.float32), self.weights.astype(np.float32) * scale
+    def _tables(self) -> tuple[Floats, Floats, Floats]:
+        """Projection, frequencies and weights as float32, turned into it once: at every picture it would take
+        longer than all else that the head does."""
+        weights = self.weights.astype(np.float32) * (self.weight_scale * self.gram_scale)
+        return self.projection.astype(np.float32), self.frequencies.astype(np.float32), weights
 
     def consensus(self, expected: Floats, captions: Sequence[str]) -> list[float]:
         """Of each caption, with what is expected of its picture, one row [R] of `expect`."""
@@ -142,7 +140,7 @@ class ConsensusHead:
 
 
 TYPES = {
-    "mean": "f4", "deviation": "f4", "frequencies": "f2", "phases": "f4", "weights": "i1",
+    "mean": "f4", "projection": "f2", "frequencies": "f2", "phases": "f4", "weights": "i1",
     "weight_scale": "f4", "grams": "i1", "gram_scale": "f4", "idf": "u1", "most_idf": "f4",
 }  # fmt: skip
 
@@ -159,15 +157,9 @@ def to_choose_from(config: GenerationConfig) -> GenerationConfig:
     return config if config.do_sample else replace(config, num_return=config.num_beams)
 
 
-def picture_features(values: Floats) -> Floats:
-    """Cross-attention values of the first layer [B, h, N, d] -> [B, h * d], their mean over the patches."""
-    out: Floats = values.mean(axis=2).reshape(len(values), -1)
-    return out
-
-
-def normalised(features: Floats, mean: Floats, deviation: Floats) -> Floats:
-    """Standardised and of unit norm [B, F]."""
-    x = (features - mean) / deviation
+def projected(features: Floats, mean: Floats, projection: Floats) -> Floats:
+    """Features [B, F] on the columns of the projection, of unit norm [B, P]."""
+    x = (features - mean) @ projection
     out: Floats = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
     return out
 

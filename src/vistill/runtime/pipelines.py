@@ -18,10 +18,10 @@ from tokenizers import Tokenizer
 
 from vistill.errors import BundleError, ConfigError
 from vistill.runtime.bundle import ANSWERER, CAPTIONER, Bundle, Manifest, open_kind
-from vistill.runtime.consensus import SEEN, ConsensusHead, open_head, picture_features, to_choose_from
+from vistill.runtime.consensus import ConsensusHead, open_head, to_choose_from
 from vistill.runtime.decode import GenerationConfig, generate
 from vistill.runtime.image import DEFAULT_LIMITS, Limits, Preprocess, preprocess
-from vistill.runtime.sessions import DecoderSession, VisionSession, available_cpus
+from vistill.runtime.sessions import TOWER_MEAN, DecoderSession, VisionSession, available_cpus
 
 Source = bytes | str | Path | Image.Image
 MOST_THREADS = 256
@@ -116,7 +116,14 @@ class Captioner:
 
     def features(self, sources: Sequence[Source], pool: ThreadPoolExecutor) -> NDArray[np.float32]:
         """What a consensus head sees of each picture [B, F]."""
-        return picture_features(self._parts.vision.run(np.stack(self._read(sources, pool)))[SEEN].numpy())
+        vision = self._parts.vision
+        if vision.tower_width is None:
+            raise BundleError(
+                f"{self.bundle.folder}: its vision graph gives no {TOWER_MEAN}, which a consensus head "
+                "reads; export the captioner again"
+            )
+        features: NDArray[np.float32] = vision.run(np.stack(self._read(sources, pool)))[TOWER_MEAN].numpy()
+        return features
 
     def _caption_batch(self, pixels: NDArray[np.float32], config: GenerationConfig) -> list[list[Caption]]:
         parts, tokens = self._parts, self.manifest.special_tokens
@@ -132,7 +139,7 @@ class Captioner:
         ]
         if head is None:
             return written
-        expected = head.expect(picture_features(cross[SEEN].numpy()))
+        expected = head.expect(cross[TOWER_MEAN].numpy())
         return [
             _reranked(head, row, captions)[:wanted] for row, captions in zip(expected, written, strict=True)
         ]
@@ -161,7 +168,7 @@ class Captioner:
             tokenizer = bundle.tokenizer()
             decoder = other.result()
             head = None if chooser is None else chooser.result()
-        check_fit(bundle, vision, decoder)
+        check_fit(bundle, vision, decoder, head)
         return _Parts(vision, decoder, tokenizer, head)
 
 
@@ -260,19 +267,24 @@ def search_settings(manifest: Manifest, given: Mapping[str, Any], who: str) -> G
     return replace(manifest.generation, **given)
 
 
-def check_fit(bundle: Bundle, vision: VisionSession, decoder: DecoderSession) -> None:
+def check_fit(
+    bundle: Bundle, vision: VisionSession, decoder: DecoderSession, head: ConsensusHead | None = None
+) -> None:
     """Raise BundleError if the parts of a bundle are each whole but not made for each other."""
     manifest = bundle.manifest
     if vision.size != manifest.preprocess.size:
         problem = f"preprocess.size is {manifest.preprocess.size}, but the vision graph takes {vision.size}"
-    elif len(vision.outputs) != 2 * decoder.layers:
-        problem = (
-            f"the vision graph serves {len(vision.outputs) // 2} layers, the decoder has {decoder.layers}"
-        )
+    elif vision.layers != decoder.layers:
+        problem = f"the vision graph serves {vision.layers} layers, the decoder has {decoder.layers}"
     elif decoder.prompted != (manifest.kind == ANSWERER):
         problem = f"the decoder of kind {manifest.kind!r} must take `offset` if it answers, and only then"
     elif isinstance(decoder.vocabulary, int) and max(manifest.special_tokens.values()) >= decoder.vocabulary:
         problem = f"a special token is beyond the decoder's {decoder.vocabulary} tokens"
+    elif head is not None and vision.tower_width != len(head.mean):
+        problem = (
+            f"the consensus head reads {len(head.mean)} numbers of {TOWER_MEAN}, the vision graph gives "
+            f"{vision.tower_width or 'none'}"
+        )
     else:
         return
     raise BundleError(f"{bundle.folder}: the parts do not fit: {problem}")

@@ -26,6 +26,9 @@ _LOAD_ERRORS = (
 
 Cross = dict[str, ort.OrtValue]
 
+TOWER_MEAN = "tower_mean"
+"""Output of a vision graph for a consensus head, not for the decoder; it may be missing."""
+
 
 class VisionSession:
     """pixels [B, 3, H, W] -> cross-attention keys and values, which every caption of a picture shares."""
@@ -34,10 +37,17 @@ class VisionSession:
         self.session = open_session(model, threads, name)
         _expect_names(name, self.session.get_inputs(), {"pixels"})
         self.outputs = [value.name for value in self.session.get_outputs()]
+        self.layers = sum(name.startswith("cross_value.") for name in self.outputs)
+        cross = {f"{kind}.{i}" for kind in ("cross_key", "cross_value") for i in range(self.layers)}
+        _expect_names(name, self.session.get_outputs(), cross | (set(self.outputs) & {TOWER_MEAN}))
         self.size = tuple(self.session.get_inputs()[0].shape[2:])  # (H, W)
+        shapes = {value.name: value.shape for value in self.session.get_outputs()}
+        self.tower_width = (shapes.get(TOWER_MEAN) or [None])[-1]
 
     def run(self, pixels: NDArray[np.float32]) -> Cross:
-        """float32 [B, 3, H, W] -> `cross_key.{l}` [B, h, d, N] and `cross_value.{l}` [B, h, N, d]."""
+        """float32 [B, 3, H, W] -> `cross_key.{l}` [B, h, d, N], `cross_value.{l}` [B, h, N, d] and, if the
+        graph has it, `tower_mean` [B, F], the tower's features.
+        """
         values = self.session.run_with_ort_values(self.outputs, {"pixels": _ort_value(pixels)})
         return dict(zip(self.outputs, values, strict=True))
 
@@ -58,6 +68,7 @@ class DecoderSession:
         _expect_names(name, inputs.values(), given | {f"{k}.{i}" for k in kinds for i in range(self.layers)})
         _, _, self.heads, _, self.head_width = inputs["past_key.0"].shape  # [B, C, h, T, d]
         pairs = [f"{kind}.{i}" for i in range(self.layers) for kind in ("key", "value")]
+        self.cross = [f"cross_{pair}" for pair in pairs]
         self.past = [f"past_{pair}" for pair in pairs]
         self.outputs = ["logits", *(f"present_{pair}" for pair in pairs)]
         outputs = {value.name: value for value in self.session.get_outputs()}
@@ -136,9 +147,9 @@ class OnnxStepper:
 
     def __init__(self, decoder: DecoderSession, cross: Cross, prompt: Prompt | None = None) -> None:
         self.decoder = decoder
-        self.cross = cross
+        self.cross = {name: cross[name] for name in decoder.cross}
         if prompt is not None:
-            self.cross = cross | {"offset": prompt.offset}
+            self.cross["offset"] = prompt.offset
             self.past = [prompt.past[name] for name in decoder.past]
             return
         batch = cross["cross_key.0"].shape()[0]
