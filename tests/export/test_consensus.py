@@ -59,6 +59,18 @@ def test_it_is_ridge_regression() -> None:
     assert np.mean(wanted[::2]) > 2 * np.mean(wanted[1::2]), "people agree with what is said of the picture"
 
 
+@pytest.mark.usefixtures("small")
+def test_a_feature_that_hardly_varies_leaves_the_others_their_digits() -> None:
+    captions = [[words(text) for text in texts] for texts in TEXTS]
+    features = np.random.default_rng(0).standard_normal((len(captions), 6)).astype("f4")
+    features[:, 5] *= 1e-6
+    head = fit(features, captions)
+    found = projected(features, head.mean, head.projection.astype("f4"))
+    z = (features - features.mean(0)) / np.r_[features[:, :5].std(0), 0.01 * features.std(0).mean()]
+    z = z.astype(float) / np.linalg.norm(z, axis=1, keepdims=True)
+    np.testing.assert_allclose(found @ found.T, z @ z.T, atol=2e-3)  # all components: angles stay
+
+
 def test_words_of_one_picture_alone_are_not_learnt() -> None:
     idf, most = consensus._idf([[["a", "dog"]], [["a", "cat"]], [["a", "cat"]]])
     assert most == pytest.approx(np.log(3))
