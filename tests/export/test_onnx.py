@@ -38,12 +38,13 @@ def test_names_and_shapes_are_those_of_the_format(exported: Exported) -> None:
 
 
 def test_vision_equals_torch_for_any_batch(exported: Exported) -> None:
+    vision = VisionSession(exported.vision.read_bytes(), threads=1)
     for count in (1, 2, 5):
         pixels = exported.pixels(count)
         with torch.no_grad():
             features = exported.model.tower(torch.from_numpy(pixels))
             theirs = exported.model.decoder.cross_kv(exported.model.mapper(features))
-        found = VisionSession(exported.vision.read_bytes(), threads=1).run(pixels)
+        found = vision.run(pixels)
         np.testing.assert_allclose(found.pop("tower_mean").numpy(), features.mean(1).numpy(), atol=2e-5)
         assert len(found) == 4
         for name, value in found.items():

@@ -24,7 +24,7 @@ from vistill.export.common import (
     refuse_for,
     working_folder,
 )
-from vistill.export.onnx import export_vision, name_pairs, plain_attention, turned, write_graph
+from vistill.export.onnx import export_vision, plain_attention, turned, write_graph
 from vistill.export.parity import likeliest
 from vistill.files import best_of
 from vistill.metrics.vqa_baselines import Asked
@@ -39,7 +39,7 @@ from vistill.runtime.bundle import ANSWERER, FILES, Manifest
 from vistill.runtime.decode import GenerationConfig, Stepper, generate
 from vistill.runtime.image import Preprocess, preprocess
 from vistill.runtime.prompts import answer_text, ask_mark, left_padded, prompt_ids
-from vistill.runtime.sessions import DecoderSession, PromptSession, VisionSession, of_pictures
+from vistill.runtime.sessions import DecoderSession, PromptSession, VisionSession, name_pairs, of_pictures
 
 BATCH = 16
 NOISE = 8  # pictures to check on where there is no data

@@ -115,7 +115,7 @@ def _principal(features: Floats) -> tuple[Floats, NDArray[np.float16]]:
     z = ((features - mean) / deviation).astype(np.float64)
     _, directions = np.linalg.eigh(z.T @ z)
     projection = directions[:, -min(KEPT, len(features) - 1) :] / deviation[:, None]
-    return mean.astype(np.float32), (projection / np.abs(projection).max()).astype(np.float16)
+    return mean, (projection / np.abs(projection).max()).astype(np.float16)
 
 
 def _idf(captions: Sequence[Sequence[Sequence[str]]]) -> tuple[NDArray[np.uint8], float]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from vistill.models.captioner import Captioner
 from vistill.models.language import KeyValue
 from vistill.models.loading import AnyCaptioner, AnyDual
-from vistill.runtime.sessions import TOWER_MEAN
+from vistill.runtime.sessions import TOWER_MEAN, name_pairs
 
 OPSET = 20  # GELU is one operator from here on; onnxruntime knows it from 1.18 on
 
@@ -134,11 +134,6 @@ def export_text(model: AnyDual, example: Tensor, path: Path) -> None:
     """
     axes = {0: torch.export.Dim("B"), 1: torch.export.Dim("T", min=2, max=model.context)}
     write_graph(TextGraph(model), (example,), (axes,), ["tokens"], ["embedding"], path)
-
-
-def name_pairs(kind: str, layers: int) -> list[str]:
-    """Names of the keys and values of all layers, as past_key.0, past_value.0, past_key.1, ..."""
-    return [f"{kind}_{part}.{i}" for i in range(layers) for part in ("key", "value")]
 
 
 def write_graph(

@@ -30,6 +30,11 @@ TOWER_MEAN = "tower_mean"
 """Output of a vision graph for a consensus head, not for the decoder; it may be missing."""
 
 
+def name_pairs(kind: str, layers: int) -> list[str]:
+    """Names of the keys and values of all layers, as past_key.0, past_value.0, past_key.1, ..."""
+    return [f"{kind}_{part}.{i}" for i in range(layers) for part in ("key", "value")]
+
+
 class VisionSession:
     """pixels [B, 3, H, W] -> cross-attention keys and values, which every caption of a picture shares."""
 
@@ -38,7 +43,7 @@ class VisionSession:
         _expect_names(name, self.session.get_inputs(), {"pixels"})
         self.outputs = [value.name for value in self.session.get_outputs()]
         self.layers = sum(name.startswith("cross_value.") for name in self.outputs)
-        cross = {f"{kind}.{i}" for kind in ("cross_key", "cross_value") for i in range(self.layers)}
+        cross = set(name_pairs("cross", self.layers))
         _expect_names(name, self.session.get_outputs(), cross | (set(self.outputs) & {TOWER_MEAN}))
         self.size = tuple(self.session.get_inputs()[0].shape[2:])  # (H, W)
         shapes = {value.name: value.shape for value in self.session.get_outputs()}
@@ -61,16 +66,14 @@ class DecoderSession:
         self.layers = sum(name.startswith("past_key.") for name in inputs)
         if self.layers == 0:
             raise BundleError(f"{name}: it has no input past_key.0")
-        kinds = ("cross_key", "cross_value", "past_key", "past_value")
+        self.cross = name_pairs("cross", self.layers)
+        self.past = name_pairs("past", self.layers)
         self.prompted = "offset" in inputs
         """Whether texts begin with a prompt of their own, filled on the left."""
         given = {"tokens", "offset"} if self.prompted else {"tokens"}
-        _expect_names(name, inputs.values(), given | {f"{k}.{i}" for k in kinds for i in range(self.layers)})
+        _expect_names(name, inputs.values(), given | {*self.cross, *self.past})
         _, _, self.heads, _, self.head_width = inputs["past_key.0"].shape  # [B, C, h, T, d]
-        pairs = [f"{kind}.{i}" for i in range(self.layers) for kind in ("key", "value")]
-        self.cross = [f"cross_{pair}" for pair in pairs]
-        self.past = [f"past_{pair}" for pair in pairs]
-        self.outputs = ["logits", *(f"present_{pair}" for pair in pairs)]
+        self.outputs = ["logits", *name_pairs("present", self.layers)]
         outputs = {value.name: value for value in self.session.get_outputs()}
         _expect_names(name, outputs.values(), set(self.outputs))
         self.vocabulary = outputs["logits"].shape[-1] if outputs["logits"].shape else None  # may be unknown
@@ -98,11 +101,8 @@ class PromptSession:
         self.session = open_session(model, threads, name)
         names = {value.name for value in self.session.get_inputs()}
         self.layers = sum(name.startswith("cross_value.") for name in names)
-        cross = {f"{kind}.{i}" for kind in ("cross_key", "cross_value") for i in range(self.layers)}
-        _expect_names(name, self.session.get_inputs(), {"tokens", "offset", *cross})
-        self.cross = sorted(
-            names & cross
-        )  # of the last layer only the keys and values for the past are needed
+        self.cross = name_pairs("cross", self.layers)
+        _expect_names(name, self.session.get_inputs(), {"tokens", "offset", *self.cross})
         self.outputs = [value.name for value in self.session.get_outputs()]
 
     def run(self, tokens: NDArray[np.int64], offset: NDArray[np.int64], cross: Cross) -> Prompt:
